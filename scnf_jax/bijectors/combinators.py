@@ -1,0 +1,186 @@
+"""Bijectors made of bijectors: chain, repeat, invert, multiscale."""
+
+import jax
+import jax.numpy as jnp
+
+from scnf_jax.bijectors.base import (
+    Array,
+    Bijector,
+    Event,
+    MapFn,
+    Params,
+    check_event,
+    no_params,
+    zero_log_det,
+)
+
+
+def identity() -> Bijector:
+    """The map ``z = x``, with log-det 0: a level of ``multiscale`` that only splits."""
+
+    def apply(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
+        del params, context
+        return x, zero_log_det(jax.tree.leaves(x)[0])
+
+    return Bijector(no_params, apply, apply)
+
+
+def chain(*bijectors: Bijector) -> Bijector:
+    """Applies bijectors one after the other: ``chain(a, b)`` maps ``z = b(a(x))``.
+
+    The order is that of ``optax.chain``: the first argument touches the data first.
+    (``distrax.Chain`` reverses it.) Log-dets add up; the context goes to every part.
+
+    Args:
+      *bijectors: at least one bijector.
+
+    Returns:
+      A bijector whose params are the tuple of the parts' params.
+
+    Raises:
+      ValueError: if called without bijectors.
+    """
+    if not bijectors:
+        raise ValueError("chain: expected at least one bijector, got none")
+
+    def init(key: Array, x: Event, context: Array | None = None) -> Params:
+        params = []
+        keys = jax.random.split(key, len(bijectors))
+        for index, (part, part_key) in enumerate(zip(bijectors, keys, strict=True)):
+            params.append(part.init(part_key, x, context))
+            if index + 1 < len(bijectors):
+                x, _ = part.forward(params[-1], x, context)
+        return tuple(params)
+
+    def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
+        total = None
+        for part, part_params in zip(bijectors, params, strict=True):
+            x, log_det = part.forward(part_params, x, context)
+            total = log_det if total is None else total + log_det
+        return x, total
+
+    def inverse(params: Params, z: Event, context: Array | None = None) -> tuple[Event, Array]:
+        total = None
+        for part, part_params in zip(reversed(bijectors), reversed(params), strict=True):
+            z, log_det = part.inverse(part_params, z, context)
+            total = log_det if total is None else total + log_det
+        return z, total
+
+    return Bijector(init, forward, inverse)
+
+
+def repeat(bijector: Bijector, num: int, unroll: int = 1) -> Bijector:
+    """Applies ``num`` copies with parameters of their own, as one ``lax.scan``.
+
+    The parameters are stacked along a new leading axis, so compile time does not
+    grow with ``num``. The bijector must keep the shape of its input.
+
+    Args:
+      bijector: the repeated part.
+      num: how many copies, at least 1.
+      unroll: copies laid out per scan iteration; larger compiles longer and may run faster.
+
+    Returns:
+      A bijector whose params have leaves ``[num, ...]``.
+
+    Raises:
+      ValueError: if ``num < 1``.
+    """
+    if num < 1:
+        raise ValueError(f"repeat: expected num >= 1, got {num}")
+
+    def init(key: Array, x: Event, context: Array | None = None) -> Params:
+        def step(x: Event, step_key: Array) -> tuple[Event, Params]:
+            params = bijector.init(step_key, x, context)
+            return bijector.forward(params, x, context)[0], params
+
+        return jax.lax.scan(step, x, jax.random.split(key, num))[1]
+
+    def direction(apply: MapFn, reverse: bool) -> MapFn:
+        def run(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
+            def step(carry: tuple[Event, Array], layer: Params) -> tuple[tuple[Event, Array], None]:
+                x, total = carry
+                y, log_det = apply(layer, x, context)
+                return (y, total + log_det), None
+
+            carry = (x, zero_log_det(jax.tree.leaves(x)[0]))
+            return jax.lax.scan(step, carry, params, reverse=reverse, unroll=min(unroll, num))[0]
+
+        return run
+
+    return Bijector(init, direction(bijector.forward, False), direction(bijector.inverse, True))
+
+
+def invert(bijector: Bijector) -> Bijector:
+    """Swaps the two directions, for maps defined from latent to data.
+
+    ``init`` still sees what the result's ``forward`` sees. A data-dependent layer
+    would initialise on the wrong side of itself, so use it on maps that are not.
+    """
+    return Bijector(bijector.init, bijector.inverse, bijector.forward)
+
+
+def multiscale(*levels: Bijector) -> Bijector:
+    """Factors half of the channels out after every level but the last.
+
+    With two levels: ``h = level_1(x)``; the first half of the channels (the last axis)
+    of ``h`` is the latent ``z_1``, the second half goes on, ``z_2 = level_2(h_2)``, and
+    ``forward`` returns ``(z_1, z_2)``. The log-det is the sum of the levels'.
+
+    Args:
+      *levels: bijectors, first the one that sees the data. To factor out at the
+        very end too, give ``identity()`` as the last level.
+
+    Returns:
+      A bijector between ``x`` and a tuple of latents, one array a level.
+
+    Raises:
+      ValueError: without levels; at trace time, where a level that is split has an
+        odd number of channels.
+
+    References:
+      Dinh, Sohl-Dickstein, Bengio 2017, "Density estimation using Real NVP",
+      section 3.6, https://arxiv.org/abs/1605.08803
+    """
+    if not levels:
+        raise ValueError("multiscale: expected at least one level, got none")
+
+    def split(h: Array) -> tuple[Array, Array]:
+        channels = h.shape[-1]
+        check_event("multiscale", channels % 2 == 0, "[..., C] with an even C", h)
+        return h[..., : channels // 2], h[..., channels // 2 :]
+
+    def init(key: Array, x: Event, context: Array | None = None) -> Params:
+        params = []
+        keys = jax.random.split(key, len(levels))
+        for index, (level, level_key) in enumerate(zip(levels, keys, strict=True)):
+            params.append(level.init(level_key, x, context))
+            if index + 1 < len(levels):
+                _, x = split(level.forward(params[-1], x, context)[0])
+        return tuple(params)
+
+    def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
+        latents: list[Array] = []
+        total = zero_log_det(x)
+        for index, (level, level_params) in enumerate(zip(levels, params, strict=True)):
+            x, log_det = level.forward(level_params, x, context)
+            total = total + log_det
+            if index + 1 < len(levels):
+                latent, x = split(x)
+                latents.append(latent)
+        return (*latents, x), total
+
+    def inverse(params: Params, z: Event, context: Array | None = None) -> tuple[Event, Array]:
+        if len(z) != len(levels):
+            raise ValueError(
+                f"multiscale: expected a tuple of {len(levels)} latents, one a level, got {len(z)}"
+            )
+        x, total = levels[-1].inverse(params[-1], z[-1], context)
+        for level, level_params, latent in zip(
+            reversed(levels[:-1]), reversed(params[:-1]), reversed(z[:-1]), strict=True
+        ):
+            x, log_det = level.inverse(level_params, jnp.concatenate([latent, x], -1), context)
+            total = total + log_det
+        return x, total
+
+    return Bijector(init, forward, inverse)

@@ -1,0 +1,68 @@
+"""Random views of images, drawn on the device inside the training step."""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+
+Array = jax.Array
+
+
+def dequantize(key: Array, x: Array, num_levels: int | None) -> Array:
+    """Adds uniform noise to grey levels: ``(v + U) / num_levels``, in [0, 1).
+
+    Args:
+      key: of the noise.
+      x: grey levels ``[batch, H, W, C]``; vectors, where ``num_levels`` is None, pass.
+      num_levels: how many grey levels there are.
+
+    Returns:
+      float32, shaped like ``x``.
+
+    References:
+      Theis, van den Oord, Bethge 2016, "A note on the evaluation of generative models",
+      section 3.1, https://arxiv.org/abs/1511.01844
+    """
+    x = x.astype(jnp.float32)
+    if num_levels is None:
+        return x
+    noise = jax.random.uniform(key, x.shape)
+    # (v + U) rounds up to v + 1 in float32 for U next to 1; keep the top level below 1.
+    return jnp.minimum((x + noise) / num_levels, 1.0 - jnp.finfo(jnp.float32).epsneg)
+
+
+def random_affine(
+    key: Array, images: Array, shift: float = 0.0, rotate: float = 0.0, scale: float = 0.0
+) -> Array:
+    """Shifts, rotates and scales every image by amounts of its own.
+
+    Values between pixels are interpolated linearly and rounded to grey levels; outside
+    of the image is 0.
+
+    Args:
+      key: of the draws, uniform in plus or minus the bounds below.
+      images: grey levels ``[batch, H, W, C]``.
+      shift: bound in pixels, each axis.
+      rotate: bound in degrees.
+      scale: bound of the logarithm of the factor, each axis.
+
+    Returns:
+      float32 grey levels, shaped like ``images``.
+    """
+    batch, height, width, _ = images.shape
+    bounds = jnp.array([shift, shift, jnp.deg2rad(rotate), scale, scale], jnp.float32)
+    amounts = jax.random.uniform(key, (batch, 5), minval=-1.0, maxval=1.0) * bounds
+    center = jnp.array([(height - 1) / 2, (width - 1) / 2])
+    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    grid = jnp.stack([rows, columns], -1) - center
+
+    def view(image: Array, amount: Array) -> Array:
+        sine, cosine = jnp.sin(amount[2]), jnp.cos(amount[2])
+        rotation = jnp.array([[cosine, -sine], [sine, cosine]])
+        coordinates = (grid @ rotation) * jnp.exp(amount[3:]) + center + amount[:2]
+
+        def channel(plane: Array) -> Array:
+            return map_coordinates(plane, [coordinates[..., 0], coordinates[..., 1]], order=1)
+
+        return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
+
+    return jnp.round(jax.vmap(view)(images.astype(jnp.float32), amounts))

@@ -1,0 +1,59 @@
+"""Which labels a run may see."""
+
+import numpy as np
+
+
+def mask_labels(
+    labels: np.ndarray, num_labelled: int | None, seed: int, num_classes: int
+) -> np.ndarray:
+    """Keeps a stratified draw of labels and hides the others.
+
+    Every class keeps ``num_labelled // K`` labels; the remainder goes to classes drawn
+    at random. The draw depends on ``labels``, ``num_labelled`` and ``seed`` alone.
+
+    Args:
+      labels: integers ``[N]`` in ``0 .. K-1``, or -1 for "not known".
+      num_labelled: how many to keep; None keeps all that are known.
+      seed: of the draw.
+      num_classes: K.
+
+    Returns:
+      int32 ``[N]``, with -1 for hidden labels.
+
+    Raises:
+      ValueError: where no label is left, a class has none, or more are asked for than
+        a class has.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    if num_labelled is None:
+        _check_coverage(counts)
+        return labels.astype(np.int32)
+    if not num_classes <= num_labelled <= counts.sum():
+        raise ValueError(
+            f"num_labelled: expected {num_classes} (one a class) to {counts.sum()} (all known "
+            f"labels), got {num_labelled}"
+        )
+    rng = np.random.RandomState(seed)
+    quota = np.full(num_classes, num_labelled // num_classes)
+    quota[rng.permutation(num_classes)[: num_labelled % num_classes]] += 1
+    masked = np.full(len(labels), -1, np.int32)
+    for label in range(num_classes):
+        if counts[label] < quota[label]:
+            raise ValueError(
+                f"num_labelled: expected at least {quota[label]} known labels of class {label} "
+                f"for {num_labelled} in all, got {counts[label]}"
+            )
+        members = np.flatnonzero(labels == label)
+        masked[rng.permutation(members)[: quota[label]]] = label
+    return masked
+
+
+def _check_coverage(counts: np.ndarray) -> None:
+    if counts.sum() == 0:
+        raise ValueError("train_y: expected at least one known label a class, got no label at all")
+    missing = np.flatnonzero(counts == 0)
+    if len(missing):
+        raise ValueError(
+            "train_y: expected at least one known label of every class, got none of "
+            f"{', '.join(map(str, missing))}; label one object of it, or leave the class out"
+        )

@@ -1,0 +1,86 @@
+"""Checks of data where it enters: one clear error before anything compiles."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from scnf_jax.data.sources import Dataset
+
+
+def check_dataset(dataset: "Dataset") -> None:
+    """Checks both parts of a dataset.
+
+    Raises:
+      ValueError: names the field, what was expected and what came.
+    """
+    for part in ("train", "test"):
+        x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
+        check_objects(f"{part}_x", x, dataset.num_levels)
+        check_labels(f"{part}_y", y, len(x), dataset.num_classes, known=part == "test")
+    if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
+        raise ValueError(
+            f"test_x: expected objects of shape {dataset.train_x.shape[1:]} as in train_x, got "
+            f"{dataset.test_x.shape[1:]}"
+        )
+
+
+def check_objects(field: str, x: np.ndarray, num_levels: int | None) -> None:
+    """Checks the objects of one part.
+
+    Args:
+      field: name for the message.
+      x: uint8 ``[N, H, W, C]`` where ``num_levels`` is given, else float ``[N, D]``.
+      num_levels: grey levels, or None for vectors.
+
+    Raises:
+      ValueError: for a wrong rank or dtype, an empty set, a grey level out of range, a
+        value that is not finite.
+    """
+    expected = (
+        "float vectors [N, D] or uint8 images [N, H, W] or [N, H, W, C]"
+        if num_levels is None
+        else "uint8 images [N, H, W, C]"
+    )
+    wanted = (2, np.floating) if num_levels is None else (4, np.uint8)
+    if x.ndim != wanted[0] or not np.issubdtype(x.dtype, wanted[1]):
+        raise ValueError(f"{field}: expected {expected}, got {x.dtype} of shape {x.shape}")
+    if x.size == 0:
+        raise ValueError(f"{field}: expected at least one object, got shape {x.shape}")
+    if num_levels is None:
+        bad = np.argwhere(~np.isfinite(x))
+        if len(bad):
+            row = tuple(int(index) for index in bad[0])
+            raise ValueError(f"{field}: expected finite numbers, got {x[row]} at index {row}")
+    elif x.max() >= num_levels:
+        row = tuple(int(index) for index in np.argwhere(x >= num_levels)[0])
+        raise ValueError(
+            f"{field}: expected grey levels 0..{num_levels - 1}, got {x[row]} at index {row}"
+        )
+
+
+def check_labels(
+    field: str, y: np.ndarray, num_objects: int, num_classes: int, known: bool = False
+) -> None:
+    """Checks the labels of one part.
+
+    Args:
+      field: name for the message.
+      y: integers ``[N]``, -1 for "not known".
+      num_objects: how many there must be.
+      num_classes: K.
+      known: whether -1 is refused.
+
+    Raises:
+      ValueError: for labels that are no integers, of another length, or out of range.
+    """
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{field}: expected integer labels (-1: not known), got {y.dtype}")
+    if y.shape != (num_objects,):
+        raise ValueError(f"{field}: expected {num_objects} labels, one an object, got {y.shape}")
+    lowest = 0 if known else -1
+    bad = np.flatnonzero((y < lowest) | (y >= num_classes))
+    if len(bad):
+        raise ValueError(
+            f"{field}: expected labels {lowest}..{num_classes - 1}, got {y[bad[0]]} at index {bad[0]}"
+        )

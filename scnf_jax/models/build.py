@@ -1,0 +1,40 @@
+"""From a name and plain settings to a model."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scnf_jax.models.glow import glow, gmm
+from scnf_jax.models.vector import vector
+from scnf_jax.options import suggest
+from scnf_jax.scnf import SemiConditionalFlow
+
+BUILDERS = {"glow": glow, "gmm": gmm, "vector": vector}
+
+
+def build_model(
+    settings: Mapping[str, Any], event_shape: Sequence[int], num_classes: int
+) -> SemiConditionalFlow:
+    """Builds the model that a config names.
+
+    Args:
+      settings: ``name`` of a builder, and its keyword arguments.
+      event_shape: of one object.
+      num_classes: K.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError: for an unknown name or setting, with a suggestion.
+    """
+    arguments = dict(settings)
+    name = arguments.pop("name", None)
+    if name not in BUILDERS:
+        raise ValueError(f"model.name: no builder {name!r}; {suggest(str(name), BUILDERS)}")
+    parameters = inspect.signature(BUILDERS[name]).parameters.values()
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for key in arguments:
+        if key not in known:
+            raise ValueError(f"model.{key}: no such setting of {name}; {suggest(key, known)}")
+    return BUILDERS[name](event_shape, num_classes, **arguments)

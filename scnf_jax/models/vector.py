@@ -1,0 +1,61 @@
+"""A flow for vectors, such as points in the plane."""
+
+from collections.abc import Sequence
+
+from scnf_jax import bijectors as bj
+from scnf_jax.bijectors.linear import Kind
+from scnf_jax.conditioners import MLP
+from scnf_jax.models.glow import CouplingName, coupling_pair
+from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
+
+
+def vector(
+    event_shape: Sequence[int],
+    num_classes: int,
+    *,
+    steps: int = 4,
+    head_steps: int = 4,
+    hidden: Sequence[int] = (64, 64),
+    linear: Kind = "lu",
+    coupling: CouplingName = "spline",
+    unroll: int = 1,
+) -> SemiConditionalFlow:
+    """Coupling steps with perceptrons on vectors, in body and head.
+
+    Args:
+      event_shape: ``(D,)`` with D at least 2.
+      num_classes: K.
+      steps: flow steps of the body.
+      head_steps: flow steps of the head.
+      hidden: widths of the conditioners' layers.
+      linear: kind of the linear maps.
+      coupling: name of the coupling.
+      unroll: of the scans over layers.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError: unless events are vectors of at least two elements.
+
+    References:
+      Atanov et al. 2019, section 4 (toy experiments), https://arxiv.org/abs/1905.00505
+
+    Example:
+      >>> import jax
+      >>> model = vector((2,), num_classes=2, steps=1, head_steps=1)
+      >>> x = jax.random.normal(jax.random.key(0), (5, 2))
+      >>> params = model.init(jax.random.key(1), x)
+      >>> model.log_prob(params, x).shape
+      (5,)
+    """
+    if len(event_shape) != 1 or event_shape[0] < 2:
+        raise ValueError(f"vector: expected events of shape (D,), D >= 2, got {tuple(event_shape)}")
+
+    def flow(num: int) -> bj.Bijector:
+        pair = coupling_pair(coupling, event_shape[0], lambda n: MLP(n, tuple(hidden)))
+        step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
+        return bj.repeat(step, num, unroll)
+
+    body = bj.chain(flow(steps), bj.actnorm())
+    return semi_conditional_flow(body, flow(head_steps), num_classes)

@@ -1,0 +1,103 @@
+"""What is optimised: the exact marginal, EM, classification, consistency.
+
+All terms are in nats per object; weights are relative to the log-likelihood of one
+whole object (of ``D`` dimensions), so a weight of ``0.1 D`` weighs a tenth of the
+log-likelihood per dimension.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from scnf_jax.scnf import select_label
+
+Array = jax.Array
+
+
+def marginal_log_likelihood(log_joint: Array, label: Array) -> Array:
+    """``log p(x, y)`` of labelled rows, the exact ``log p(x)`` of rows with label -1.
+
+    Args:
+      log_joint: ``[batch, K]``.
+      label: ``[batch]``.
+
+    Returns:
+      ``[batch]``, to be ascended.
+    """
+    return select_label(log_joint, label)
+
+
+def expected_log_likelihood(log_joint: Array, label: Array, target_log_joint: Array) -> Array:
+    r"""The M-step of EM: ``sum_y q(y) log p(x, y)``, with ``log p(x, y)`` of labelled rows.
+
+    ``q(y) = p(y | x)`` under the target parameters, without gradient. Where these are
+    the current parameters the gradient is that of :func:`marginal_log_likelihood`:
+
+    .. math:: \nabla \log p(x) = \sum_y p(y|x)\, \nabla \log p(x, y)
+
+    Args:
+      log_joint: ``[batch, K]`` under the parameters that are trained.
+      label: ``[batch]``, -1 for "not known".
+      target_log_joint: ``[batch, K]`` under the parameters of the last E-step.
+
+    Returns:
+      ``[batch]``, to be ascended.
+
+    References:
+      Dempster, Laird, Rubin 1977, "Maximum Likelihood from Incomplete Data via the EM
+      Algorithm"; Atanov et al. 2019, section 3 (EM-SGD), https://arxiv.org/abs/1905.00505
+    """
+    q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint), -1)
+    return jnp.where(label < 0, jnp.sum(q * log_joint, -1), select_label(log_joint, label))
+
+
+def cross_entropy(log_joint: Array, label: Array, temperature: float = 1.0) -> Array:
+    """``-log p(y | x)`` of labelled rows, 0 of the others.
+
+    Args:
+      log_joint: ``[batch, K]``.
+      label: ``[batch]``, -1 for "not known".
+
+    Returns:
+      ``[batch]``, to be descended.
+    """
+    log_posterior = jax.nn.log_softmax(log_joint / temperature, -1)
+    return jnp.where(label < 0, 0.0, -select_label(log_posterior, label))
+
+
+def consistency(
+    log_joint: Array,
+    target_log_joint: Array,
+    label: Array,
+    temperature: float = 1.0,
+    confidence: float = 0.0,
+) -> Array:
+    """Cross-entropy of a second view's posterior to what the first view says.
+
+    The target is the label where it is known, else the posterior of the first view,
+    without gradient.
+
+    Args:
+      log_joint: ``[batch, K]`` of the second view.
+      target_log_joint: ``[batch, K]`` of the first view.
+      label: ``[batch]``, -1 for "not known".
+      confidence: rows without a label count only where the first view's largest
+        probability reaches it.
+
+    Returns:
+      ``[batch]``, to be descended.
+
+    References:
+      Izmailov et al. 2020, "Semi-Supervised Learning with Normalizing Flows", section
+      3.3 (FlowGMM-cons), https://arxiv.org/abs/1912.13025
+    """
+    q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint) / temperature, -1)
+    log_posterior = jax.nn.log_softmax(log_joint / temperature, -1)
+    sure = jnp.max(q, -1) >= confidence
+    unlabelled = jnp.where(sure, -jnp.sum(q * log_posterior, -1), 0.0)
+    return jnp.where(label < 0, unlabelled, cross_entropy(log_joint, label, temperature))
+
+
+def labelled_mean(values: Array, label: Array) -> Array:
+    """Mean over labelled rows; 0 where there are none."""
+    known = label >= 0
+    return jnp.sum(jnp.where(known, values, 0.0)) / jnp.maximum(jnp.sum(known), 1)

@@ -1,0 +1,145 @@
+"""Figures of a run: curves, samples by class, the density of points in the plane."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scnf_jax.bijectors.base import Array, Params
+from scnf_jax.scnf import SemiConditionalFlow
+
+
+def plot_curves(path: Path, records: Sequence[Mapping[str, Any]], discrete: bool) -> None:
+    """Draws bits/dim and error over the steps.
+
+    Args:
+      path: of the PNG.
+      records: of ``metrics.jsonl``.
+      discrete: whether bits/dim counts grey levels; for the axis label.
+    """
+    figure, axes = _subplots(1, 2, figsize=(10, 3.8))
+    for split, color in (("train", "tab:gray"), ("test", "tab:blue")):
+        rows = [r for r in records if r["split"] == split and "bits_per_dim" in r]
+        axes[0].plot(
+            [r["step"] for r in rows], [r["bits_per_dim"] for r in rows], color=color, label=split
+        )
+    rows = [r for r in records if "error_percent" in r]
+    steps, errors = [r["step"] for r in rows], [r["error_percent"] for r in rows]
+    axes[1].plot(steps, errors, color="tab:blue", marker="o", markersize=3)
+    bits = [r["bits_per_dim"] for r in records if "bits_per_dim" in r]
+    if bits:
+        # The first steps, before the flow knows the scale of the data, would flatten the rest.
+        low, high = min(bits), float(np.percentile(bits, 95))
+        margin = 0.05 * (high - low) or 0.1
+        axes[0].set_ylim(low - margin, high + margin)
+    kind = "bits/dim" if discrete else "bits/dim (differential)"
+    axes[0].set(xlabel="step", ylabel=kind, title="negative log-likelihood")
+    axes[0].legend()
+    axes[1].set(xlabel="step", ylabel="error, %", title="test error")
+    axes[1].set_ylim(bottom=0)
+    _save(figure, path)
+
+
+def plot_samples(
+    path: Path, model: SemiConditionalFlow, params: Params, key: Array, per_class: int = 10
+) -> None:
+    """Draws samples of an image model from its learned priors, one row a class.
+
+    Args:
+      path: of the PNG.
+      model: of images ``[H, W, C]`` in [0, 1), C 1 or 3.
+      params: of the model.
+      key: of the samples.
+      per_class: pictures a class.
+    """
+    classes = min(model.num_classes, 20)
+    labels = jnp.repeat(jnp.arange(classes), per_class)
+    images = np.clip(jax.device_get(jax.jit(model.sample)(params, key, labels)), 0.0, 1.0)
+    height, width, channels = images.shape[1:]
+    grid = images.reshape(classes, per_class, height, width, channels)
+    grid = np.pad(grid, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
+    grid = grid.transpose(0, 2, 1, 3, 4).reshape(classes * (height + 1), -1, channels)
+    figure, axis = _subplots(1, 1, figsize=(0.6 * per_class + 1, 0.6 * classes + 0.8))
+    axis.imshow(grid.squeeze() if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
+    axis.set_yticks(np.arange(classes) * (height + 1) + height / 2, [str(k) for k in range(classes)])
+    axis.set_xticks([])
+    axis.set(ylabel="class y", title="samples x ~ p(x | y), temperature 1")
+    _save(figure, path)
+
+
+def density_grid(
+    model: SemiConditionalFlow, params: Params, points: np.ndarray, size: int = 400
+) -> tuple[tuple[float, float, float, float], np.ndarray, float]:
+    """Evaluates ``log p(x, y)`` on a grid over the plane and integrates ``p(x)``.
+
+    Args:
+      model: of vectors with two elements.
+      params: of the model.
+      points: ``[N, 2]``; the grid reaches one and a half times as far.
+      size: grid points an axis.
+
+    Returns:
+      The extent (left, right, bottom, top), ``log p(x, y)`` as ``[size, size, K]``
+      (row: second coordinate), and the integral of ``p(x)`` by the midpoint rule.
+    """
+    middle = (points.max(0) + points.min(0)) / 2
+    half = 1.5 * (points.max(0) - points.min(0)) / 2
+    low, high = middle - half, middle + half
+    step = (high - low) / size
+    first = low[0] + step[0] * (np.arange(size) + 0.5)
+    second = low[1] + step[1] * (np.arange(size) + 0.5)
+    grid = np.stack(np.meshgrid(first, second), -1).reshape(size, size, 2).astype(np.float32)
+    rows = jax.jit(lambda p, g: jax.lax.map(lambda row: model.log_joint(p, row), g))
+    log_joint = np.asarray(rows(params, grid), np.float64)
+    integral = float(np.exp(log_joint).sum() * step.prod())
+    return (low[0], high[0], low[1], high[1]), log_joint, integral
+
+
+def plot_density(
+    path: Path,
+    extent: tuple[float, float, float, float],
+    log_joint: np.ndarray,
+    points: np.ndarray,
+    labels: np.ndarray,
+) -> None:
+    """Draws ``p(x)`` with the decision boundary and the labelled points.
+
+    Args:
+      path: of the PNG.
+      extent: see :func:`density_grid`.
+      log_joint: see :func:`density_grid`.
+      points: train points ``[N, 2]``.
+      labels: ``[N]``, -1 for "not known".
+    """
+    density = np.exp(log_joint).sum(-1)
+    posterior = np.exp(log_joint[..., 0]) / np.maximum(density, 1e-300)
+    figure, axis = _subplots(1, 1, figsize=(6.2, 5))
+    image = axis.imshow(density, origin="lower", extent=extent, cmap="Blues", aspect="auto")
+    first = np.linspace(extent[0], extent[1], density.shape[1])
+    second = np.linspace(extent[2], extent[3], density.shape[0])
+    if log_joint.shape[-1] == 2:
+        shown = np.where(density > 1e-12, posterior, np.nan)
+        axis.contour(first, second, shown, levels=[0.5], colors="k", linewidths=1)
+    axis.scatter(*points[labels < 0].T, s=3, color="0.5", alpha=0.4, label="unlabelled")
+    for label in range(log_joint.shape[-1]):
+        axis.scatter(*points[labels == label].T, s=60, edgecolor="k", label=f"y = {label}")
+    axis.set(xlabel="$x_1$", ylabel="$x_2$", title="p(x), and where p(y = 0 | x) = 1/2")
+    axis.legend(loc="upper right", fontsize=8)
+    figure.colorbar(image, label="p(x), per unit area")
+    _save(figure, path)
+
+
+def _subplots(rows: int, columns: int, figsize: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=120)

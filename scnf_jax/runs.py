@@ -1,0 +1,555 @@
+"""Runs: from plain settings to a trained model in a folder, and back."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from scnf_jax import checkpoints, metrics, parallel
+from scnf_jax.bijectors.base import Params
+from scnf_jax.data import Dataset, load_dataset, mask_labels
+from scnf_jax.models import build_model
+from scnf_jax.options import check_positive, check_range, from_mapping
+from scnf_jax.reporting import figures
+from scnf_jax.reporting.log import MetricsLog, read_metrics
+from scnf_jax.reporting.progress import Progress
+from scnf_jax.scnf import SemiConditionalFlow
+from scnf_jax.training import (
+    AugmentOptions,
+    ObjectiveOptions,
+    OptimizerOptions,
+    Trainer,
+    TrainState,
+    make_data,
+    make_trainer,
+    usable_params,
+)
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and the state is saved; ``exit_code`` is 128 + the signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Every setting of a run; a config gives them by these names.
+
+    Attributes:
+      dataset: see :func:`~scnf_jax.data.load_dataset`.
+      num_labelled: labels that stay; None keeps all.
+      steps: of training.
+      batch_size: rows of a step, over all devices.
+      eval_every: steps between evaluations on the whole test set.
+      checkpoint_every: steps between checkpoints.
+      model: ``name`` of a builder in :mod:`scnf_jax.models` and its settings.
+      seed: of all randomness of training.
+      label_seed: decides which labels stay; None: ``seed``.
+      labelled_fraction: share of labelled rows in a batch; None: each object is as
+        likely as any other.
+      steps_per_call: steps in one jitted call, and between two log lines; lowered to
+        divide ``steps``, ``eval_every`` and ``checkpoint_every``.
+      eval_batch_size: rows that evaluation puts through the model at a time.
+      init_batch_size: rows that data-dependent layers are initialised on.
+      validation_size: train objects that take the place of the test set, so that
+        settings can be chosen without test labels; 0: the test set.
+      optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
+      objective: see :class:`~scnf_jax.training.ObjectiveOptions`.
+      augment: see :class:`~scnf_jax.training.AugmentOptions`.
+    """
+
+    dataset: str
+    num_labelled: int | None
+    steps: int
+    batch_size: int
+    eval_every: int
+    checkpoint_every: int
+    model: dict[str, Any]
+    seed: int = 0
+    label_seed: int | None = None
+    labelled_fraction: float | None = None
+    steps_per_call: int = 20
+    eval_batch_size: int = 500
+    init_batch_size: int = 512
+    validation_size: int = 0
+    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
+    augment: AugmentOptions = dataclasses.field(default_factory=AugmentOptions)
+
+    def __post_init__(self) -> None:
+        for field in (
+            "steps",
+            "batch_size",
+            "eval_every",
+            "checkpoint_every",
+            "steps_per_call",
+            "eval_batch_size",
+            "init_batch_size",
+        ):
+            check_positive(field, getattr(self, field))
+        check_range("seed", self.seed, 0, 2**32 - 1)
+        check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
+        check_range("validation_size", self.validation_size, 0)
+
+    @property
+    def resolved_label_seed(self) -> int:
+        """The seed that decides which labels stay."""
+        return self.seed if self.label_seed is None else self.label_seed
+
+    @property
+    def chunk(self) -> int:
+        """Steps of one jitted call."""
+        return math.gcd(self.steps_per_call, self.steps, self.eval_every, self.checkpoint_every)
+
+
+class LoadedRun(NamedTuple):
+    """A trained model; see :func:`load_run`.
+
+    Attributes:
+      model: the density.
+      params: those to use: the averaged ones where averaging was on.
+      config: the settings of the run, as plain dicts.
+      step: steps that the parameters have been trained for.
+    """
+
+    model: SemiConditionalFlow
+    params: Params
+    config: dict[str, Any]
+    step: int
+
+
+@dataclasses.dataclass
+class Experiment:
+    """A run that is set up, before its first step; see :func:`prepare`."""
+
+    folder: Path
+    config: dict[str, Any]
+    options: RunOptions
+    dataset: Dataset
+    labels: np.ndarray
+    model: SemiConditionalFlow
+    mesh: Mesh
+    trainer: Trainer
+
+
+def parse_config(config: Mapping[str, Any]) -> RunOptions:
+    """Checks plain settings.
+
+    Args:
+      config: nested dicts of plain values, as a config file gives them.
+
+    Returns:
+      The settings.
+
+    Raises:
+      ValueError: for an unknown key, with a suggestion, a wrong type, a value out of
+        range, or settings that contradict each other.
+    """
+    groups = {
+        "optimizer": OptimizerOptions,
+        "objective": ObjectiveOptions,
+        "augment": AugmentOptions,
+    }
+    parsed = dict(config)
+    for name, options in groups.items():
+        if name in parsed:
+            if not isinstance(parsed[name], Mapping):
+                raise ValueError(f"{name}: expected a group of settings, got {parsed[name]!r}")
+            parsed[name] = from_mapping(options, parsed[name], name)
+    return from_mapping(RunOptions, parsed, "")
+
+
+def prepare(config: Mapping[str, Any], folder: str | os.PathLike[str]) -> Experiment:
+    """Checks everything that can be checked before training, and claims the run folder.
+
+    Args:
+      config: see :func:`parse_config`.
+      folder: of the run; made where it is not there.
+
+    Returns:
+      What :func:`train` takes.
+
+    Raises:
+      ValueError: for bad settings or data, or a folder that holds a run of another
+        config, naming the keys that differ; nothing in the folder is touched then.
+    """
+    options = parse_config(config)
+    path = Path(folder).expanduser().absolute()
+    plain = dataclasses.asdict(options)
+    _check_folder(path, plain)
+    dataset = load_dataset(options.dataset, options.validation_size)
+    labels = mask_labels(
+        dataset.train_y, options.num_labelled, options.resolved_label_seed, dataset.num_classes
+    )
+    mesh = parallel.data_mesh()
+    model = build_model(options.model, dataset.event_shape, dataset.num_classes)
+    trainer = make_trainer(
+        model,
+        seed=options.seed,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        num_levels=dataset.num_levels,
+        mesh=mesh,
+        optimizer=options.optimizer,
+        objective=options.objective,
+        augment=options.augment,
+        labelled_fraction=options.labelled_fraction,
+        steps_per_call=options.chunk,
+        eval_batch_size=options.eval_batch_size,
+        init_batch_size=options.init_batch_size,
+    )
+    _write_config(path, plain, dataset)
+    return Experiment(path, plain, options, dataset, labels, model, mesh, trainer)
+
+
+def _check_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    saved, _ = _read_config(folder)
+    now, then = _dotted(config), _dotted(saved)
+    differ = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
+    if differ:
+        listed = "; ".join(f"{k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differ)
+        raise ValueError(
+            f"workdir: {folder} holds a run of another config ({listed}); give another --workdir, "
+            "or remove the folder to start again"
+        )
+
+
+def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _write_config(folder: Path, config: Mapping[str, Any], dataset: Dataset) -> None:
+    data = {
+        "event_shape": dataset.event_shape,
+        "num_classes": dataset.num_classes,
+        "num_levels": dataset.num_levels,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "config.json", {"config": config, "data": data})
+    except OSError as error:
+        raise ValueError(f"workdir: expected a folder that can be written, got {error}") from None
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        return content["config"], content["data"]
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder}: expected a run folder, found no config.json; train one with "
+            "python train.py --config=configs/digits.py"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected a run's settings, got a damaged file ({error})") from None
+
+
+def _write_json(path: Path, content: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def train(experiment: Experiment) -> dict[str, Any]:
+    """Trains to the last step, from the newest checkpoint where there is one.
+
+    Args:
+      experiment: from :func:`prepare`.
+
+    Returns:
+      What ``summary.json`` holds.
+
+    Raises:
+      Diverged: after 20 steps in a row that were not finite; ``summary.json`` says so.
+      Interrupted: on SIGTERM or SIGINT; the state is saved, the same command resumes.
+    """
+    with _claimed(experiment.folder), _signals() as received:
+        return _Loop(experiment, received).run()
+
+
+class _Loop:
+    """The host's side of training: logs, evaluates, saves, and stops."""
+
+    def __init__(self, experiment: Experiment, received: list[int]) -> None:
+        self.experiment = experiment
+        self.options = experiment.options
+        self.received = received
+        self.data = make_data(experiment.dataset.train_x, experiment.labels, experiment.mesh)
+        self.checkpoints = experiment.folder / "checkpoints"
+        self.state, self.meta = self._start()
+        self.step = int(self.state.step)
+        self.log = MetricsLog(experiment.folder, self.step)
+        self.progress = Progress(self.options.steps, self.step)
+
+    def _start(self) -> tuple[TrainState, dict[str, Any]]:
+        init = self.experiment.trainer.init
+        if not checkpoints.saved_steps(self.checkpoints):
+            return init(self.data), {"train_seconds": 0.0}
+        whole = parallel.replicated(self.experiment.mesh)
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+            jax.eval_shape(init, self.data),
+        )
+        restored = checkpoints.restore_latest(self.checkpoints, target)
+        if restored is None:
+            raise checkpoints.CheckpointError(f"{self.checkpoints}: the checkpoints disappeared")
+        return restored
+
+    def run(self) -> dict[str, Any]:
+        options, folder = self.options, self.experiment.folder
+        self.progress.note(self._headline())
+        try:
+            while self.step < options.steps:
+                train_metrics = self._chunk()
+                self.progress.advance(options.chunk, train_metrics)
+                if self.step % options.eval_every == 0 or self.step == options.steps:
+                    self._evaluate(train_metrics)
+                if self.received:
+                    self._save()
+                    raise Interrupted(
+                        f"stopped at step {self.step} of {options.steps}, state saved in {folder}; "
+                        "the same command resumes",
+                        self.received[0],
+                    )
+                if self.step % options.checkpoint_every == 0 or self.step == options.steps:
+                    self._save()
+            return self._finish()
+        finally:
+            self.log.close()
+            self.progress.close()
+
+    def _headline(self) -> str:
+        x, y = self.data.x, self.experiment.labels
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        return (
+            f"{self.options.dataset}: {len(y)} train objects {x.shape[1:]}, {(y >= 0).sum()} "
+            f"labelled; {size:,} parameters; {self.experiment.mesh.size} "
+            f"{jax.devices()[0].device_kind} device(s); from step {self.step} of "
+            f"{self.options.steps}; {self.experiment.folder}"
+        )
+
+    def _chunk(self) -> dict[str, float]:
+        start = time.perf_counter()
+        self.state, values = self.experiment.trainer.run_chunk(self.state, self.data)
+        values, in_a_row = jax.device_get((values, self.state.skipped_in_a_row))
+        seconds = time.perf_counter() - start
+        self.meta["train_seconds"] += seconds
+        self.step += self.options.chunk
+        record = {name: float(np.mean(value)) for name, value in values.items()}
+        record["images_per_second"] = self.options.chunk * self.options.batch_size / seconds
+        self.log.write(self.step, "train", record)
+        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self._diverged(int(in_a_row))
+        shown = ("loss", "bits_per_dim", "images_per_second")
+        return {name: record[name] for name in shown}
+
+    def _diverged(self, in_a_row: int) -> None:
+        message = (
+            f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
+            f"{self.step}; lower optimizer.learning_rate or set optimizer.clip_norm"
+        )
+        _write_json(
+            self.experiment.folder / "summary.json",
+            {**self._summary(), "status": "diverged", "cause": message},
+        )
+        raise Diverged(message)
+
+    def _evaluate(self, train_metrics: Mapping[str, float]) -> dict[str, float]:
+        dataset = self.experiment.dataset
+        scores = self.experiment.trainer.evaluate(usable_params(self.state), dataset.test_x)
+        measured = summarize_scores(*scores, dataset)
+        self.log.write(self.step, "test", measured)
+        speed = train_metrics.get("images_per_second", math.nan)
+        self.progress.line(self.step, {**measured, "images_per_second": speed})
+        return measured
+
+    def _save(self) -> None:
+        checkpoints.save(self.checkpoints, self.step, self.state, self.meta)
+
+    def _summary(self) -> dict[str, Any]:
+        options = self.options
+        names = ("scnf_jax", "jax", "flax", "optax", "numpy")
+        return {
+            "status": "finished",
+            "dataset": options.dataset,
+            "config": self.experiment.config,
+            "num_labelled": int((self.experiment.labels >= 0).sum()),
+            "seed": options.seed,
+            "label_seed": options.resolved_label_seed,
+            "evaluated_on": "validation" if options.validation_size else "test",
+            "steps": self.step,
+            "skipped_steps": int(self.state.skipped),
+            "train_seconds": round(self.meta["train_seconds"], 1),
+            "images_per_second": round(
+                self.step * options.batch_size / max(self.meta["train_seconds"], 1e-9), 1
+            ),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
+            "device": f"{self.experiment.mesh.size} x {jax.devices()[0].device_kind}",
+            "cpu_count": os.cpu_count(),
+            "versions": {name: importlib.metadata.version(name) for name in names},
+        }
+
+    def _finish(self) -> dict[str, Any]:
+        folder, dataset = self.experiment.folder, self.experiment.dataset
+        last = [r for r in read_metrics(folder) if r["split"] == "test" and r["step"] == self.step]
+        measured = last[-1] if last else self._evaluate({})
+        summary = self._summary() | {
+            "test_error_percent": measured["error_percent"],
+            "bits_per_dim": measured["bits_per_dim"],
+            "log_prob_nats": measured["log_prob"],
+        }
+        params = usable_params(self.state)
+        figures.plot_curves(
+            folder / "curves.png", read_metrics(folder), dataset.num_levels is not None
+        )
+        if dataset.num_levels is not None:
+            key = jax.random.key(self.options.seed)
+            figures.plot_samples(folder / "samples.png", self.experiment.model, params, key)
+        elif dataset.event_shape == (2,):
+            extent, log_joint, integral = figures.density_grid(
+                self.experiment.model, params, dataset.train_x
+            )
+            summary["density_integral"] = integral
+            figures.plot_density(
+                folder / "density.png", extent, log_joint, dataset.train_x, self.experiment.labels
+            )
+        _write_json(folder / "summary.json", summary)
+        return summary
+
+
+def summarize_scores(
+    log_prob: np.ndarray, log_posterior: np.ndarray, dataset: Dataset
+) -> dict[str, float]:
+    """Error, bits/dim and mean log-likelihood of a test set.
+
+    Args:
+      log_prob: ``log p(x) [N]`` in nats.
+      log_posterior: ``[N, K]``.
+      dataset: that they were computed on.
+
+    Returns:
+      ``error_percent``, ``bits_per_dim``, ``log_prob``.
+
+    Raises:
+      RuntimeError: where bits/dim of grey levels is below 0: no density does that.
+    """
+    mean = float(np.mean(log_prob.astype(np.float64)))
+    bits = metrics.bits_per_dim(mean, math.prod(dataset.event_shape), dataset.num_levels)
+    if dataset.num_levels is not None and bits < 0:
+        raise RuntimeError(
+            f"bits/dim of {bits:.3f}: grey levels cannot have less than 0, so a log-det is wrong"
+        )
+    return {
+        "error_percent": metrics.error_percent(log_posterior, dataset.test_y),
+        "bits_per_dim": bits,
+        "log_prob": mean,
+    }
+
+
+def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
+    """Gives a trained model back, for use in other code.
+
+    Args:
+      folder: of a run, as ``train.py`` writes it.
+
+    Returns:
+      Model, parameters, settings and step; ``model.log_prob(params, x)`` takes float32
+      images in [0, 1).
+
+    Raises:
+      ValueError: where the folder holds no run.
+      CheckpointError: where it has no checkpoint, or none that is whole.
+    """
+    path = Path(folder).expanduser().absolute()
+    config, data = _read_config(path)
+    options = parse_config(config)
+    model = build_model(options.model, data["event_shape"], data["num_classes"])
+    x = jax.ShapeDtypeStruct((options.init_batch_size, *data["event_shape"]), np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    step = jax.ShapeDtypeStruct((), np.int32)
+    groups = {"step": step, "params": params}
+    if options.optimizer.ema_decay:
+        groups["ema_params"] = params
+    restored = checkpoints.restore_group(path / "checkpoints", groups)
+    if restored is None:
+        raise checkpoints.CheckpointError(
+            f"{path / 'checkpoints'}: no checkpoint yet; run train.py with --workdir={folder}"
+        )
+    state, _ = restored
+    chosen = state["ema_params" if options.optimizer.ema_decay else "params"]
+    return LoadedRun(model, chosen, config, int(state["step"]))
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, so that two runs never write into one folder."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"workdir: {folder} is in use by another run; wait for it or give another --workdir"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT; a second one acts as usual."""
+    received: list[int] = []
+    previous: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        received.append(number)
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        previous[name] = signal.getsignal(name)
+    try:
+        for name in previous:
+            signal.signal(name, note)
+    except ValueError:  # not the main thread: whoever runs us handles signals
+        pass
+    try:
+        yield received
+    finally:
+        for name, handler in previous.items():
+            with contextlib.suppress(ValueError):
+                signal.signal(name, handler)

@@ -1,0 +1,423 @@
+"""Training: the state, one pure step, many steps in one call, evaluation."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from scnf_jax import objectives, parallel
+from scnf_jax.bijectors.base import Array, Params
+from scnf_jax.data import dequantize, random_affine
+from scnf_jax.options import check_choice, check_positive, check_range
+from scnf_jax.scnf import SemiConditionalFlow
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """Settings of the optimiser.
+
+    Attributes:
+      name: ``adam`` or ``adamax``.
+      learning_rate: at the peak.
+      schedule: ``constant``, ``linear`` or ``cosine``, down to 0 at the last step.
+      warmup_steps: of linear warm-up from 0.
+      weight_decay: coupled L2: added to the gradient times the parameters.
+      clip_norm: of the gradient's global norm; 0: off.
+      ema_decay: of the averaged parameters, which are then the ones to use; 0: off.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer.name", self.name, ("adam", "adamax"))
+        check_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine"))
+        for field in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
+            check_range(f"optimizer.{field}", getattr(self, field), 0.0)
+        check_range("optimizer.ema_decay", self.ema_decay, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveOptions:
+    """Settings of the objective, in nats per object.
+
+    Attributes:
+      name: ``sgd``, the exact marginal, or ``em``.
+      refresh_every: steps between E-steps of ``em``; 1 is the exact marginal's gradient.
+      classification_weight: of the cross-entropy on labelled rows.
+      consistency_weight: of the consistency between two views of every row.
+      consistency_rampup: steps over which the consistency weight rises from 0.
+      confidence: unlabelled rows count in the consistency where the target's largest
+        probability is at least this.
+    """
+
+    name: str = "sgd"
+    refresh_every: int = 1
+    classification_weight: float = 0.0
+    consistency_weight: float = 0.0
+    consistency_rampup: int = 0
+    confidence: float = 0.0
+    temperature: float = 1.0
+    teacher: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("objective.name", self.name, ("sgd", "em"))
+        check_positive("objective.refresh_every", self.refresh_every)
+        for field in ("classification_weight", "consistency_weight", "consistency_rampup"):
+            check_range(f"objective.{field}", getattr(self, field), 0.0)
+        check_range("objective.confidence", self.confidence, 0.0, 1.0)
+        if self.name == "sgd" and self.refresh_every != 1:
+            raise ValueError(
+                "objective.refresh_every: expected 1 with objective.name='sgd', which has no "
+                f"E-step, got {self.refresh_every}; set objective.name='em'"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentOptions:
+    """Bounds of random views; see :func:`~scnf_jax.data.random_affine`.
+
+    Attributes:
+      shift: in pixels.
+      rotate: in degrees.
+      scale: of the logarithm of the factor.
+      likelihood: whether the likelihood, too, sees such views instead of the images.
+    """
+
+    shift: float = 0.0
+    rotate: float = 0.0
+    scale: float = 0.0
+    likelihood: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("shift", "rotate", "scale"):
+            check_range(f"augment.{field}", getattr(self, field), 0.0)
+
+    @property
+    def active(self) -> bool:
+        """Whether views differ from the images."""
+        return bool(self.shift or self.rotate or self.scale)
+
+
+class TrainData(NamedTuple):
+    """The train set on the device.
+
+    Attributes:
+      x: grey levels uint8 ``[N, H, W, C]``, or vectors float32 ``[N, D]``.
+      y: int32 ``[N]``, -1 for "not known".
+      labelled: row numbers of the labelled objects.
+      unlabelled: row numbers of the others; all rows, where every object is labelled.
+    """
+
+    x: Array
+    y: Array
+    labelled: Array
+    unlabelled: Array
+
+
+class TrainState(NamedTuple):
+    """Everything that a resumed run needs; random numbers are functions of (seed, step).
+
+    Attributes:
+      step: steps done.
+      params: of the model.
+      opt_state: of optax.
+      ema_params: averaged parameters; ``()`` where averaging is off.
+      em_params: parameters of the last E-step; ``()`` where every step refreshes them.
+      skipped: steps left out because their loss or gradient was not finite.
+      skipped_in_a_row: of these, the ones since the last good step.
+    """
+
+    step: Array
+    params: Params
+    opt_state: Any
+    ema_params: Params
+    em_params: Params
+    skipped: Array
+    skipped_in_a_row: Array
+
+
+class Trainer(NamedTuple):
+    """Compiled functions of one run; see :func:`make_trainer`.
+
+    Attributes:
+      init: ``data -> state``.
+      step: ``(state, data) -> (state, metrics)``, pure.
+      run_chunk: ``(state, data) -> (state, metrics)``, ``steps_per_call`` steps in one
+        jitted call that donates the state; each metric is ``[steps_per_call]``.
+      evaluate: ``(params, x) -> (log p(x) [N], log p(y|x) [N, K])`` as host arrays.
+    """
+
+    init: Callable[[TrainData], TrainState]
+    step: Callable[[TrainState, TrainData], tuple[TrainState, dict[str, Array]]]
+    run_chunk: Callable[[TrainState, TrainData], tuple[TrainState, dict[str, Array]]]
+    evaluate: Callable[[Params, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def make_optimizer(options: OptimizerOptions, steps: int) -> optax.GradientTransformation:
+    """The optax chain: clipping where asked for, coupled L2, Adam or Adamax, schedule.
+
+    Args:
+      options: settings.
+      steps: of the whole run, for the schedule.
+
+    Returns:
+      The transformation.
+    """
+    scale = {"adam": optax.scale_by_adam, "adamax": optax.scale_by_adamax}[options.name]
+    parts = []
+    if options.clip_norm:
+        parts.append(optax.clip_by_global_norm(options.clip_norm))
+    if options.weight_decay:
+        parts.append(optax.add_decayed_weights(options.weight_decay))
+    return optax.chain(*parts, scale(), optax.scale_by_learning_rate(_schedule(options, steps)))
+
+
+def _schedule(options: OptimizerOptions, steps: int) -> optax.Schedule:
+    peak, decay_steps = options.learning_rate, max(steps - options.warmup_steps, 1)
+    decay = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
+    }[options.schedule]
+    if not options.warmup_steps:
+        return decay
+    warmup = optax.linear_schedule(0.0, peak, options.warmup_steps)
+    return optax.join_schedules([warmup, decay], [options.warmup_steps])
+
+
+def make_data(x: np.ndarray, y: np.ndarray, mesh: Mesh) -> TrainData:
+    """Puts the train set on every device.
+
+    Args:
+      x: see :class:`TrainData`.
+      y: see :class:`TrainData`.
+      mesh: of devices.
+
+    Returns:
+      The data, replicated.
+    """
+    rows = np.arange(len(y), dtype=np.int32)
+    unlabelled = rows[y < 0] if (y < 0).any() else rows
+    return parallel.replicate(  # type: ignore[return-value]
+        TrainData(x, y.astype(np.int32), rows[y >= 0], unlabelled), mesh
+    )
+
+
+def draw_rows(
+    key: Array, data: TrainData, batch_size: int, labelled_fraction: float | None
+) -> Array:
+    """Draws row numbers with replacement.
+
+    Args:
+      key: of the draw.
+      data: the train set.
+      batch_size: rows.
+      labelled_fraction: probability that a row is a labelled object; None: each object
+        is as likely as any other.
+
+    Returns:
+      int32 ``[batch_size]``.
+    """
+    if labelled_fraction is None:
+        return jax.random.randint(key, (batch_size,), 0, data.y.shape[0])
+    coin_key, labelled_key, unlabelled_key = jax.random.split(key, 3)
+    coin = jax.random.bernoulli(coin_key, labelled_fraction, (batch_size,))
+
+    def pick(pick_key: Array, rows: Array) -> Array:
+        return rows[jax.random.randint(pick_key, (batch_size,), 0, rows.shape[0])]
+
+    return jnp.where(coin, pick(labelled_key, data.labelled), pick(unlabelled_key, data.unlabelled))
+
+
+def make_trainer(
+    model: SemiConditionalFlow,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    num_levels: int | None,
+    mesh: Mesh,
+    optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008 (frozen)
+    objective: ObjectiveOptions = ObjectiveOptions(),  # noqa: B008
+    augment: AugmentOptions = AugmentOptions(),  # noqa: B008
+    labelled_fraction: float | None = None,
+    steps_per_call: int = 1,
+    eval_batch_size: int = 500,
+    init_batch_size: int = 512,
+) -> Trainer:
+    """Builds the functions that train and evaluate a model.
+
+    Args:
+      model: the density.
+      seed: of every random number of training.
+      steps: of the whole run, for the schedule.
+      batch_size: rows of a step, over all devices.
+      num_levels: grey levels of the images, None for vectors.
+      mesh: of devices; see :mod:`~scnf_jax.parallel`.
+      optimizer: settings.
+      objective: settings.
+      augment: settings.
+      labelled_fraction: see :func:`draw_rows`.
+      steps_per_call: of ``run_chunk``.
+      eval_batch_size: rows that ``evaluate`` puts through the model at a time.
+      init_batch_size: rows that data-dependent layers are initialised on.
+
+    Returns:
+      The functions.
+
+    Raises:
+      ValueError: for settings that contradict each other or the mesh.
+    """
+    parallel.check_batch(batch_size, mesh)
+    if augment.active and num_levels is None:
+        raise ValueError("augment: expected no augmentation of vectors; set its bounds to 0")
+    if labelled_fraction is not None:
+        check_range("labelled_fraction", labelled_fraction, 0.0, 1.0)
+    transform = make_optimizer(optimizer, steps)
+    train_key, init_key, eval_key = jax.random.split(jax.random.key(seed), 3)
+    rows_sharding, whole = parallel.by_row(mesh), parallel.replicated(mesh)
+    needs_em_params = objective.name == "em" and objective.refresh_every > 1
+
+    def view(key: Array, x: Array, changed: bool) -> Array:
+        view_key, noise_key = jax.random.split(key)
+        if changed and augment.active:
+            x = random_affine(view_key, x, augment.shift, augment.rotate, augment.scale)
+        return dequantize(noise_key, x, num_levels)
+
+    def batch_of(key: Array, data: TrainData) -> tuple[Array, Array]:
+        rows = draw_rows(key, data, batch_size, labelled_fraction)
+        return jax.lax.with_sharding_constraint((data.x[rows], data.y[rows]), rows_sharding)
+
+    def loss_fn(
+        params: Params, em_params: Params, ema_params: Params, key: Array, x: Array, label: Array, step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        first_key, second_key = jax.random.split(key)
+        first = view(first_key, x, augment.likelihood)
+        log_joint = model.log_joint(params, first)
+        if objective.name == "em":
+            target = model.log_joint(em_params, first) if needs_em_params else log_joint
+            log_likelihood = objectives.expected_log_likelihood(log_joint, label, target)
+        else:
+            log_likelihood = objectives.marginal_log_likelihood(log_joint, label)
+        loss = -jnp.mean(log_likelihood)
+        cross_entropy = objectives.labelled_mean(objectives.cross_entropy(log_joint, label, objective.temperature), label)
+        metrics = {"cross_entropy": cross_entropy}
+        if objective.classification_weight:
+            loss += objective.classification_weight * cross_entropy
+        if objective.consistency_weight:
+            second = model.log_joint(params, view(second_key, x, True))
+            target = model.log_joint(ema_params, first) if objective.teacher else log_joint
+            terms = objectives.consistency(
+                second, target, label, objective.temperature, objective.confidence
+            )
+            ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
+            metrics["consistency"] = jnp.mean(terms)
+            loss += ramp * objective.consistency_weight * metrics["consistency"]
+        log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
+        dims = math.prod(x.shape[1:])
+        bits = math.log2(num_levels or 1) - log_prob / (dims * math.log(2.0))
+        return loss, {"loss": loss, "bits_per_dim": bits, **metrics}
+
+    def init(data: TrainData) -> TrainState:
+        rows_key, view_key, params_key = jax.random.split(init_key, 3)
+        size = -(-init_batch_size // mesh.size) * mesh.size
+        rows = draw_rows(rows_key, data, size, None)
+        x = jax.lax.with_sharding_constraint(data.x[rows], rows_sharding)
+        params = model.init(params_key, view(view_key, x, False))
+        zero = jnp.zeros((), jnp.int32)
+        # Distinct buffers, since the state is donated.
+        copy = jax.tree.map(jnp.copy, params)
+        return TrainState(
+            step=zero,
+            params=params,
+            opt_state=transform.init(params),
+            ema_params=copy if optimizer.ema_decay else (),
+            em_params=copy if needs_em_params else (),
+            skipped=zero,
+            skipped_in_a_row=zero,
+        )
+
+    def step_fn(state: TrainState, data: TrainData) -> tuple[TrainState, dict[str, Array]]:
+        rows_key, loss_key = jax.random.split(jax.random.fold_in(train_key, state.step))
+        x, label = batch_of(rows_key, data)
+        em_params = state.em_params
+        if needs_em_params:
+            refresh = state.step % objective.refresh_every == 0
+            em_params = _select(refresh, state.params, em_params)
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(
+            state.params, em_params, state.ema_params, loss_key, x, label, state.step
+        )
+        norm = optax.global_norm(grads)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(optimizer.ema_decay, (1 + state.step) / (10 + state.step))
+        ema_params = jax.tree.map(
+            lambda average, new: decay * average + (1 - decay) * new,
+            state.ema_params,
+            params if optimizer.ema_decay else (),
+        )
+        kept = _select(
+            good,
+            (params, opt_state, ema_params, em_params),
+            (state.params, state.opt_state, state.ema_params, state.em_params),
+        )
+        bad = jnp.where(good, 0, 1)
+        new_state = TrainState(
+            state.step + 1,
+            *kept,
+            skipped=state.skipped + bad,
+            skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+        )
+        return new_state, {**metrics, "grad_norm": norm}
+
+    def chunk(state: TrainState, data: TrainData) -> tuple[TrainState, dict[str, Array]]:
+        return jax.lax.scan(lambda s, _: step_fn(s, data), state, None, steps_per_call)
+
+    @jax.jit
+    def score(params: Params, batches: Array) -> tuple[Array, Array]:
+        def one(numbered: tuple[Array, Array]) -> tuple[Array, Array]:
+            number, x = numbered
+            x = jax.lax.with_sharding_constraint(x, rows_sharding)
+            key = jax.random.fold_in(eval_key, number)
+            log_joint = model.log_joint(params, dequantize(key, x, num_levels))
+            marginal = jax.nn.logsumexp(log_joint, -1)
+            return marginal, log_joint - marginal[:, None]
+
+        return jax.lax.map(one, (jnp.arange(batches.shape[0]), batches))
+
+    def evaluate(params: Params, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        num = len(x)
+        size = -(-min(eval_batch_size, num) // mesh.size) * mesh.size
+        pad = -num % size
+        padded = np.concatenate([x, np.repeat(x[:1], pad, 0)]) if pad else x
+        batches = parallel.replicate(padded.reshape(-1, size, *x.shape[1:]), mesh)
+        scores = jax.device_get(score(params, batches))
+        log_prob, log_posterior = (s.reshape(-1, *s.shape[2:])[:num] for s in scores)
+        return log_prob, log_posterior
+
+    jit_chunk = jax.jit(
+        chunk, donate_argnums=0, in_shardings=(whole, whole), out_shardings=(whole, whole)
+    )
+    return Trainer(jax.jit(init, out_shardings=whole), step_fn, jit_chunk, evaluate)
+
+
+def usable_params(state: TrainState) -> Params:
+    """The parameters to use: the averaged ones where averaging is on."""
+    return state.ema_params if jax.tree.leaves(state.ema_params) else state.params
+
+
+def _select(condition: Array, chosen: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)

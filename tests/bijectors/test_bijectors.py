@@ -1,0 +1,236 @@
+"""Known values, starts and errors of single bijectors."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scnf_jax import bijectors as bj
+from scnf_jax.bijectors.spline import spline_transform
+
+from .registry import conv, mlp, perturbed
+
+KEY = jax.random.key(0)
+
+
+def normal(*shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(1), shape)
+
+
+def test_actnorm_normalizes_its_first_batch() -> None:
+    x = 5.0 + 3.0 * normal(16, 4, 4, 2)
+    layer = bj.actnorm()
+    z, log_det = layer.forward(layer.init(KEY, x), x)
+    np.testing.assert_allclose(z.mean((0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(z.std((0, 1, 2), ddof=1), 1.0, atol=1e-4)
+    deviation = np.asarray(x).std((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(log_det, -16 * np.log(deviation).sum() * np.ones(16), rtol=1e-4)
+
+
+def test_actnorm_leaves_the_scale_of_a_constant_channel() -> None:
+    x = jnp.concatenate([jnp.full((8, 1), 7.0), normal(8, 1)], -1)
+    layer = bj.actnorm()
+    params = layer.init(KEY, x)
+    assert float(params["log_scale"][0]) == 0.0
+    np.testing.assert_allclose(layer.forward(params, x)[0][:, 0], 0.0)
+
+
+def test_actnorm_of_one_object() -> None:
+    params = bj.actnorm().init(KEY, normal(1, 3))
+    chex.assert_tree_all_finite(params)
+
+
+@pytest.mark.parametrize("kind", ["full", "lu", "qr", "householder"])
+def test_linear_identity_start(kind: str) -> None:
+    x = normal(4, 5)
+    layer = bj.invertible_linear(kind, start="identity")
+    z, log_det = layer.forward(layer.init(KEY, x), x)
+    np.testing.assert_allclose(z, x, atol=1e-5)
+    np.testing.assert_allclose(log_det, 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "lu", "qr", "householder"])
+def test_linear_rotation_start_keeps_lengths_and_mixes(kind: str) -> None:
+    x = normal(4, 6)
+    layer = bj.invertible_linear(kind)
+    z, log_det = layer.forward(layer.init(KEY, x), x)
+    np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-4)
+    np.testing.assert_allclose(log_det, 0.0, atol=1e-5)
+    assert float(jnp.abs(z - x).max()) > 0.1
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.01])
+def test_householder_stays_orthogonal_when_decayed(factor: float) -> None:
+    """Weight decay may shrink the vectors, and must not touch the determinant."""
+    x = normal(4, 6)
+    layer = bj.invertible_linear("householder")
+    params = jax.tree.map(lambda leaf: factor * leaf, layer.init(KEY, x))
+    z, log_det = layer.forward(params, x)
+    np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-4)
+    np.testing.assert_allclose(log_det, 0.0)
+
+
+def test_chain_applies_the_first_first() -> None:
+    layer = bj.chain(bj.permute((1, 2, 0)), bj.reverse())
+    x = jnp.arange(3.0)[None]
+    z, _ = layer.forward(layer.init(KEY, x), x)
+    np.testing.assert_array_equal(z, [[0.0, 2.0, 1.0]])
+
+
+def test_repeat_equals_a_chain() -> None:
+    x = normal(6, 4)
+    step = bj.chain(bj.actnorm(), bj.affine_coupling(mlp(4)))
+    repeated = bj.repeat(step, 3)
+    params = perturbed(repeated.init(KEY, x))
+    layers = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(3))
+    expected = bj.chain(step, step, step).forward(layers, x)
+    chex.assert_trees_all_close(repeated.forward(params, x), expected, rtol=1e-5)
+
+
+def test_repeat_compiles_the_same_program_at_any_depth() -> None:
+    def operations(depth: int) -> int:
+        layer = bj.repeat(bj.chain(bj.actnorm(), bj.affine_coupling(mlp(4))), depth)
+        params = layer.init(KEY, normal(6, 4))
+        return len(str(jax.make_jaxpr(layer.forward)(params, normal(6, 4))).splitlines())
+
+    assert operations(2) == operations(64)
+
+
+def test_repeat_initialises_every_layer_on_what_it_sees() -> None:
+    x = 10.0 + 4.0 * normal(32, 3)
+    layer = bj.repeat(bj.actnorm(), 2)
+    params = layer.init(KEY, x)
+    np.testing.assert_allclose(params["bias"][0], x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(params["bias"][1], 0.0, atol=1e-5)
+
+
+def test_multiscale_shapes_and_order() -> None:
+    x = normal(2, 8, 8, 1)
+    layer = bj.multiscale(bj.squeeze(), bj.squeeze(), bj.identity())
+    z, log_det = layer.forward(layer.init(KEY, x), x)
+    assert [leaf.shape for leaf in z] == [(2, 4, 4, 2), (2, 2, 2, 4), (2, 2, 2, 4)]
+    # The first half leaves: of each 2x2 block, the upper row.
+    np.testing.assert_array_equal(z[0][..., 0], x[:, ::2, ::2, 0])
+    np.testing.assert_array_equal(log_det, 0.0)
+
+
+def test_squeeze_layout() -> None:
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    z, _ = bj.squeeze().forward({}, x)
+    np.testing.assert_array_equal(z[0, 0, 1], [2.0, 3.0, 6.0, 7.0])
+
+
+def test_logit_known_values() -> None:
+    x = jnp.array([[0.0, 0.5, 0.25]])
+    z, log_det = bj.logit(0.05).forward({}, x)
+    p = 0.95 * np.asarray(x) + 0.025
+    np.testing.assert_allclose(z, np.log(p / (1 - p)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_det, np.log(0.95 / (p * (1 - p))).sum(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "scale"),
+    [
+        (bj.affine_coupling(mlp(4)), 1 / (1 + np.exp(-2.0))),
+        (bj.affine_coupling(mlp(4), scale="exp"), 1.0),
+        (bj.additive_coupling(mlp(2)), 1.0),
+        (bj.spline_coupling(mlp(2 * 23)), 1.0),
+    ],
+    ids=["sigmoid", "exp", "additive", "spline"],
+)
+def test_couplings_start_simple(layer: bj.Bijector, scale: float) -> None:
+    """The zero last layer gives the identity; with the sigmoid a constant scale."""
+    x = normal(6, 4)
+    z, log_det = layer.forward(layer.init(KEY, x), x)
+    np.testing.assert_allclose(z, x * np.array([1, 1, scale, scale]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_det, 2 * np.log(scale), atol=1e-5)
+
+
+def test_checkerboard_mask() -> None:
+    x = normal(2, 3, 3, 1)
+    layer = bj.affine_coupling(conv(2), split="checkerboard")
+    params = perturbed(layer.init(KEY, x))
+    z, _ = layer.forward(params, x)
+    passes = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
+    np.testing.assert_array_equal(np.asarray(z - x)[:, passes], 0.0)
+    assert (np.asarray(z - x)[:, ~passes] != 0.0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-8, 8), st.integers(0, 10_000))
+def test_spline_is_monotone_and_inverts(value: float, seed: int) -> None:
+    with jax.enable_x64(True):
+        transform = spline_transform(6, 5.0)
+        theta = jnp.asarray(3.0 * np.random.RandomState(seed).randn(1, 17, 1))
+        x = jnp.array([[value]])
+        z, log_slope = transform.forward(theta, x)
+        above, _ = transform.forward(theta, x + 0.05)
+        assert float(above[0, 0]) > float(z[0, 0])
+        back, inverse_log_slope = transform.inverse(theta, z)
+        assert abs(float(back[0, 0]) - value) < 1e-8
+        assert abs(float(log_slope[0, 0] + inverse_log_slope[0, 0])) < 1e-6
+
+
+def test_mixture_inverse_gradient_is_implicit_gradient() -> None:
+    """d inverse / d theta = -(d forward / d theta) / (d forward / d x)."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.RandomState(0).randn(5, 2))
+        layer = bj.mixture_coupling(mlp(11), num_components=3)
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64), perturbed(layer.init(KEY, x))
+        )
+        z, _ = layer.forward(params, x)
+        forward = jax.jacfwd(lambda p: layer.forward(p, x)[0])(params)
+        inverse = jax.jacfwd(lambda p: layer.inverse(p, z)[0])(params)
+        rows = jnp.arange(5)
+        slope = jax.jacfwd(lambda v: layer.forward(params, v)[0])(x)[rows, 1, rows, 1]
+        for dz, dx in zip(jax.tree.leaves(forward), jax.tree.leaves(inverse), strict=True):
+            expected = -dz[:, 1] / slope.reshape(-1, *(1,) * (dz.ndim - 2))
+            np.testing.assert_allclose(dx[:, 1], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: bj.chain(), "chain: expected at least one"),
+        (lambda: bj.multiscale(), "multiscale: expected at least one"),
+        (lambda: bj.repeat(bj.actnorm(), 0), "repeat: expected num >= 1, got 0"),
+        (lambda: bj.squeeze(1), "squeeze: expected factor >= 2, got 1"),
+        (lambda: bj.logit(1.0), "logit: expected alpha"),
+        (lambda: bj.permute((0, 0)), "permute: expected each of 0..1 once"),
+        (lambda: bj.invertible_linear("svd"), "expected kind"),
+        (lambda: bj.invertible_linear("full", "random"), "expected start"),
+        (lambda: bj.affine_coupling(mlp(2), scale="tanh"), "expected scale"),
+        (lambda: bj.affine_coupling(mlp(2), split="rows"), "expected split"),
+        (lambda: bj.spline_coupling(mlp(2), num_bins=1), "expected 2 <= num_bins"),
+        (lambda: bj.spline_coupling(mlp(2), bound=0.0), "expected bound > 0"),
+        (lambda: bj.mixture_coupling(mlp(2), num_components=0), "num_components >= 1"),
+    ],
+)
+def test_bad_settings(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (bj.squeeze(), (2, 3, 4, 1), r"squeeze: expected .* got \(2, 3, 4, 1\)"),
+        (bj.flatten((2, 2)), (2, 4), r"flatten: expected .*\[batch, 2, 2\], got \(2, 4\)"),
+        (bj.permute((1, 0)), (2, 3), r"permute: expected .*2\], got \(2, 3\)"),
+        (bj.multiscale(bj.identity(), bj.identity()), (2, 3), "even C"),
+        (bj.affine_coupling(mlp(2)), (2, 1), "C >= 2"),
+        (bj.affine_coupling(mlp(2), split="checkerboard"), (2, 4), r"\[batch, H, W, C\]"),
+        (bj.affine_coupling(mlp(3)), (2, 4), "expected 4 output channels .* got 3"),
+        (bj.conditional_shift(), (2, 4), "expected a context"),
+    ],
+)
+def test_shapes_that_do_not_fit(layer: bj.Bijector, shape: tuple[int, ...], message: str) -> None:
+    def trace(x: jax.Array) -> object:
+        return layer.forward(layer.init(KEY, x), x)
+
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(trace, jnp.zeros(shape))

@@ -1,0 +1,78 @@
+"""Trains a semi-conditional normalizing flow: ``python train.py --config=configs/digits.py``."""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from scnf_jax import runs
+from scnf_jax.checkpoints import CheckpointError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config to train, such as configs/digits.py; --config.KEY=VALUE overrides a setting.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run folder; default runs/NAME of the config. The same command resumes it."
+)
+
+
+def _name(path: str) -> str:
+    """``configs/mnist_table.py:glow_sgd`` as ``mnist_table-glow_sgd``."""
+    file, _, argument = path.partition(":")
+    return Path(file).stem + (f"-{argument}" if argument else "")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags and loads the config; what is wrong with them is one line and exit code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            raise ValueError("expected --config=FILE, such as --config=configs/digits.py")
+        _CONFIG.value.to_dict()  # a file that is missing fails at first access
+        if len(rest) > 1:
+            raise ValueError(f"expected only --flags, got {rest[1]!r}")
+    except (flags.Error, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
+        # config_flags raises AttributeError with a suggestion for a key that is not there, and
+        # puts the whole traceback of a config file into its message.
+        lines = str(error).replace("\\n", "\n").replace("\\'", "'").strip().splitlines()
+        sys.exit(_complain(lines[-1] if "Traceback" in str(error) else " ".join(lines)))
+    return rest
+
+
+def main(argv: list[str]) -> None:
+    """Exit codes: 0 trained; 1 diverged; 2 bad settings, data or folder; 128 + n on signal n."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    workdir = _WORKDIR.value or str(Path("runs") / _name(flags.FLAGS["config"].config_filename))
+    try:
+        experiment = runs.prepare(_CONFIG.value.to_dict(), workdir)
+    except ValueError as error:
+        sys.exit(_complain(str(error)))
+    try:
+        summary = runs.train(experiment)
+    except runs.Interrupted as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        sys.exit(stopped.exit_code)
+    except CheckpointError as error:
+        sys.exit(_complain(str(error)))
+    except runs.Diverged as error:
+        sys.stderr.write(f"train.py: {error}\n")
+        sys.exit(1)
+    print(
+        f"{summary['evaluated_on']} error {summary['test_error_percent']:.2f}%, "
+        f"{summary['bits_per_dim']:.3f} bits/dim, {summary['num_labelled']} labels, "
+        f"{summary['train_seconds']:.0f} s of training; figures and summary.json in "
+        f"{experiment.folder}"
+    )
+
+
+def _complain(message: str) -> int:
+    sys.stderr.write(f"train.py: {message}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
