@@ -132,7 +132,7 @@ def _load_npz(path: str) -> Dataset:
     path = os.path.expanduser(path)
     wanted = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             missing = [key for key in wanted if key not in archive.files]
             if missing:
                 raise ValueError(

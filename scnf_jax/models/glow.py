@@ -77,6 +77,8 @@ def glow_body(
     Raises:
       ValueError: if there is no level, or an edge cannot be halved that often.
     """
+    if len(image_shape) != 3:
+        raise ValueError(f"glow: expected images (H, W, C), got events of shape {image_shape}")
     height, width_px, channels = image_shape
     factor = 2 ** len(steps)
     if not steps or height % factor or width_px % factor:

@@ -1,0 +1,38 @@
+"""Two circles, 10 labels of 1,000 points.
+
+    python train.py --config=configs/circles.py
+
+PLACEHOLDER
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(mode: str = "full") -> ConfigDict:
+    """``configs/circles.py:tiny`` trains 20 steps of a small flow, as a check of the installation."""
+    config = ConfigDict()
+    config.dataset = "circles"
+    config.num_labelled = 10
+    config.seed = 0
+    config.label_seed = 0
+    config.steps = 3000
+    config.batch_size = 256
+    config.labelled_fraction = 0.1
+    config.eval_every = 250
+    config.checkpoint_every = 1000
+    config.steps_per_call = 50
+    config.model = {"name": "vector", "steps": 4, "head_steps": 2, "coupling": "spline"}
+    config.optimizer = {
+        "name": "adam",
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "clip_norm": 5.0,
+        "ema_decay": 0.99,
+    }
+    config.objective = {"name": "sgd"}
+    if mode == "tiny":
+        config.steps = config.eval_every = config.checkpoint_every = 20
+        config.model.update({"steps": 1, "head_steps": 1})
+    elif mode != "full":
+        raise ValueError(f"configs/circles.py: expected :full or :tiny, got :{mode}")
+    return config

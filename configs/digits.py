@@ -1,0 +1,56 @@
+"""Handwritten digits, 100 labels of 1,297 real 8x8 scans; the data is in scikit-learn.
+
+    python train.py --config=configs/digits.py
+
+PLACEHOLDER
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(mode: str = "full") -> ConfigDict:
+    """``configs/digits.py:tiny`` trains 20 steps of a small flow, as a check of the installation."""
+    config = ConfigDict()
+    config.dataset = "digits"
+    config.num_labelled = 100
+    config.validation_size = 0
+    config.seed = 0
+    config.label_seed = 0
+    config.steps = 2000
+    config.batch_size = 128
+    config.labelled_fraction = 0.3
+    config.eval_every = 200
+    config.checkpoint_every = 500
+    config.steps_per_call = 20
+    config.model = {
+        "name": "glow",
+        "steps": (4, 4),
+        "width": 32,
+        "head_steps": 8,
+        "head_width": 64,
+        "linear": "lu",
+        "coupling": "affine",
+        "unroll": 2,
+    }
+    config.optimizer = {
+        "name": "adam",
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "clip_norm": 50.0,
+        "ema_decay": 0.995,
+    }
+    config.objective = {
+        "name": "sgd",
+        "refresh_every": 1,
+        "classification_weight": 120.0,
+        "consistency_weight": 120.0,
+        "temperature": 32.0,
+    }
+    config.augment = {"shift": 1.2, "rotate": 20.0, "scale": 0.2}
+    if mode == "tiny":
+        config.steps = config.eval_every = config.checkpoint_every = 20
+        config.model.update({"steps": (1, 1), "width": 8, "head_steps": 1, "head_width": 8})
+    elif mode != "full":
+        raise ValueError(f"configs/digits.py: expected :full or :tiny, got :{mode}")
+    return config

@@ -1,0 +1,198 @@
+"""Sources, masking, validation, and what happens on the device."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scnf_jax.data import Dataset, dequantize, load_dataset, mask_labels, random_affine
+from scnf_jax.data.validation import check_dataset
+
+SHARED_TFDS = Path(__file__).parents[2] / "shared" / "tfds"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "num_test", "levels"),
+    [("digits", (1297, 8, 8, 1), 500, 17), ("moons", (1000, 2), 1000, None),
+     ("circles", (1000, 2), 1000, None)],
+)  # fmt: skip
+def test_embedded(name: str, shape: tuple[int, ...], num_test: int, levels: int | None) -> None:
+    dataset = load_dataset(name)
+    assert dataset.train_x.shape == shape
+    assert len(dataset.test_x) == num_test
+    assert dataset.num_levels == levels
+    assert set(np.unique(dataset.train_y)) == set(range(dataset.num_classes))
+    again = load_dataset(name)
+    np.testing.assert_array_equal(dataset.test_x, again.test_x)
+
+
+def test_digits_train_and_test_are_disjoint_scans() -> None:
+    from sklearn.datasets import load_digits
+
+    dataset = load_dataset("digits")
+    rows = [tuple(x.ravel()) for part in (dataset.train_x, dataset.test_x) for x in part]
+    assert sorted(rows) == sorted(tuple(x) for x in load_digits().data.astype(int))
+
+
+def test_validation_is_held_out_of_train() -> None:
+    whole, held = load_dataset("digits"), load_dataset("digits", validation_size=300)
+    assert len(held.train_x) == 997
+    assert len(held.test_x) == 300
+    together = np.concatenate([held.train_x, held.test_x]).reshape(1297, -1)
+    assert sorted(map(tuple, together)) == sorted(map(tuple, whole.train_x.reshape(1297, -1)))
+    with pytest.raises(ValueError, match="validation_size: expected 0 <= size < 1297"):
+        load_dataset("digits", validation_size=5000)
+
+
+def test_mask_is_stratified_and_reproducible() -> None:
+    labels = load_dataset("digits").train_y
+    masked = mask_labels(labels, 100, seed=3, num_classes=10)
+    known = masked >= 0
+    np.testing.assert_array_equal(np.bincount(masked[known]), np.full(10, 10))
+    np.testing.assert_array_equal(masked[known], labels[known])
+    np.testing.assert_array_equal(masked, mask_labels(labels, 100, seed=3, num_classes=10))
+    assert (masked != mask_labels(labels, 100, seed=4, num_classes=10)).any()
+    # Pinned: the same seed must give the same labels in every version and everywhere.
+    assert np.flatnonzero(known)[:5].tolist() == PINNED_ROWS
+    odd = mask_labels(labels, 13, seed=0, num_classes=10)
+    assert sorted(np.bincount(odd[odd >= 0]).tolist()) == [1] * 7 + [2] * 3
+
+
+PINNED_ROWS = [4, 10, 16, 18, 20]
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_labelled", "message"),
+    [
+        ([0, 1, 0, 1], 1, "num_labelled: expected 2 .* to 4 .* got 1"),
+        ([0, 1, 0, 1], 5, "num_labelled: expected 2 .* to 4 .* got 5"),
+        ([0, 1, 0, 0], 4, "expected at least 2 known labels of class 1 for 4 in all, got 1"),
+        ([-1, -1, -1], None, "got no label at all"),
+        ([0, -1, 0], None, "got none of 1"),
+    ],
+)
+def test_bad_masks(labels: list[int], num_labelled: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mask_labels(np.array(labels), num_labelled, seed=0, num_classes=2)
+
+
+def images(**changes: object) -> Dataset:
+    x = np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4, 1)
+    y = np.array([0, 1, -1, -1], np.int32)
+    good = Dataset("mine", x, y, x[:2], y[:2], num_classes=2, num_levels=256)
+    return good._replace(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_x": np.zeros((4, 4), np.uint8)}, r"train_x: expected uint8 images .* got uint8 .*\(4, 4\)"),
+        ({"train_x": np.zeros((4, 4, 4, 1))}, "train_x: expected uint8 images .* got float64"),
+        ({"train_x": np.zeros((0, 4, 4, 1), np.uint8)}, "train_x: expected at least one object"),
+        ({"num_levels": 17}, r"train_x: expected grey levels 0..16, got 17 at index \(1, 0, 1, 0\)"),
+        ({"train_y": np.zeros(4)}, "train_y: expected integer labels .* got float64"),
+        ({"train_y": np.zeros(3, np.int32)}, r"train_y: expected 4 labels, .* got \(3,\)"),
+        ({"train_y": np.array([0, 1, 2, -1])}, "train_y: expected labels -1..1, got 2 at index 2"),
+        ({"train_y": np.array([0, 1, -2, -1])}, "train_y: expected labels -1..1, got -2 at index 2"),
+        ({"test_y": np.array([0, -1])}, "test_y: expected labels 0..1, got -1 at index 1"),
+        ({"test_x": np.zeros((2, 5, 4, 1), np.uint8)}, "test_x: expected objects of shape"),
+    ],
+)  # fmt: skip
+def test_bad_images(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_dataset(images(**changes))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_vectors_that_are_not_finite(bad: float) -> None:
+    x = np.zeros((3, 2), np.float32)
+    x[1, 0] = bad
+    y = np.zeros(3, np.int32)
+    dataset = Dataset("mine", x, y, x, y, num_classes=1, num_levels=None)
+    with pytest.raises(ValueError, match=r"train_x: expected finite numbers, got .* at index \(1, 0\)"):
+        check_dataset(dataset)
+
+
+def test_npz(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    x, y = np.zeros((6, 4, 4), np.uint8), np.array([0, 1, 2, -1, -1, -1])
+    np.savez(path, x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])
+    dataset = load_dataset(str(path))
+    assert dataset.train_x.shape == (6, 4, 4, 1)
+    assert (dataset.num_classes, dataset.num_levels) == (3, 256)
+    vectors = np.random.RandomState(0).randn(6, 5)
+    np.savez(path, x_train=vectors, y_train=y, x_test=vectors[:3], y_test=y[:3])
+    dataset = load_dataset(str(path))
+    assert dataset.train_x.dtype == np.float32
+    assert dataset.num_levels is None
+
+
+def test_bad_npz(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a .npz file, got no file"):
+        load_dataset(str(tmp_path / "none.npz"))
+    path = tmp_path / "bad.npz"
+    np.savez(path, x_train=np.zeros(3))
+    with pytest.raises(ValueError, match="got x_train; add y_train, x_test, y_test"):
+        load_dataset(str(path))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="got a damaged one"):
+        load_dataset(str(path))
+    planted = np.array([object()], dtype=object)
+    np.savez(path, x_train=planted, y_train=planted, x_test=planted, y_test=planted)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load_dataset(str(path))
+
+
+def test_unknown_and_unprepared_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="got 'mnisst'; did you mean mnist"):
+        load_dataset("mnisst")
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder
+    monkeypatch.setattr(tfds, "builder", lambda name: builder(name, data_dir=tmp_path))
+    with pytest.raises(ValueError, match="not prepared in .* tfds build mnist"):
+        load_dataset("mnist")
+
+
+@pytest.mark.skipif(not SHARED_TFDS.exists(), reason="needs a prepared MNIST in ../shared/tfds")
+def test_mnist_reads_without_tensorflow() -> None:
+    import subprocess
+
+    code = (
+        "import sys; from scnf_jax.data import load_dataset; d = load_dataset('mnist'); "
+        "print(d.train_x.shape, d.test_x.shape, d.train_y[:5], 'tensorflow' in sys.modules)"
+    )
+    environment = {**os.environ, "TFDS_DATA_DIR": str(SHARED_TFDS)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "(60000, 28, 28, 1) (10000, 28, 28, 1) [4 1 0 7 8] False"
+
+
+def test_dequantize() -> None:
+    x = jnp.full((1000, 2, 2, 1), 16, jnp.uint8)
+    u = dequantize(jax.random.key(0), x, 17)
+    assert u.dtype == jnp.float32
+    assert 16 / 17 <= float(u.min()) < 16.1 / 17
+    assert 16.9 / 17 < float(u.max()) < 1.0
+    vectors = jnp.array([[1.5, -3.0]])
+    np.testing.assert_array_equal(dequantize(jax.random.key(0), vectors, None), vectors)
+
+
+def test_random_affine() -> None:
+    image = jnp.zeros((64, 9, 9, 1)).at[:, 4, 4].set(16.0)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(random_affine(key, image), image)
+    turned = random_affine(key, image, rotate=90.0, scale=0.0)
+    np.testing.assert_allclose(turned[:, 4, 4], 16.0)
+    moved = random_affine(key, image, shift=2.0)
+    mass = moved.sum((1, 2, 3))
+    np.testing.assert_allclose(mass, 16.0, atol=2.0)
+    rows = (moved.sum((2, 3)) * jnp.arange(9)).sum(-1) / mass
+    assert 1.5 < float(jnp.abs(rows - 4).max()) <= 2.2
+    assert float(rows.std()) > 0.8, "every image is moved by an amount of its own"
+    np.testing.assert_array_equal(moved, jnp.round(moved))

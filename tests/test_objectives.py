@@ -1,0 +1,72 @@
+"""Objectives against sums worked out by hand, and EM against the marginal."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scnf_jax import objectives
+from scnf_jax.models import vector
+
+LOG_JOINT = jnp.log(jnp.array([[0.1, 0.3], [0.2, 0.2], [0.4, 0.1]]))
+LABEL = jnp.array([1, -1, 0])
+
+
+def test_marginal() -> None:
+    got = objectives.marginal_log_likelihood(LOG_JOINT, LABEL)
+    np.testing.assert_allclose(got, np.log([0.3, 0.4, 0.4]), rtol=1e-6)
+
+
+def test_expected_log_likelihood() -> None:
+    target = jnp.log(jnp.array([[0.5, 0.5], [0.3, 0.1], [0.5, 0.5]]))
+    got = objectives.expected_log_likelihood(LOG_JOINT, LABEL, target)
+    middle = 0.75 * np.log(0.2) + 0.25 * np.log(0.2)
+    np.testing.assert_allclose(got, [np.log(0.3), middle, np.log(0.4)], rtol=1e-6)
+
+
+def test_cross_entropy_and_labelled_mean() -> None:
+    got = objectives.cross_entropy(LOG_JOINT, LABEL)
+    np.testing.assert_allclose(got, [-np.log(0.75), 0.0, -np.log(0.8)], rtol=1e-6)
+    mean = objectives.labelled_mean(got, LABEL)
+    np.testing.assert_allclose(mean, -(np.log(0.75) + np.log(0.8)) / 2, rtol=1e-6)
+    assert float(objectives.labelled_mean(got, jnp.full(3, -1))) == 0.0
+
+
+def test_cross_entropy_at_a_temperature() -> None:
+    """At temperature 2 the posterior is proportional to the square root of the joint."""
+    got = objectives.cross_entropy(LOG_JOINT, LABEL, temperature=2.0)[0]
+    share = np.sqrt(0.3) / (np.sqrt(0.3) + np.sqrt(0.1))
+    np.testing.assert_allclose(got, -np.log(share), rtol=1e-6)
+
+
+def test_consistency() -> None:
+    target = jnp.log(jnp.array([[0.5, 0.5], [0.3, 0.1], [0.5, 0.5]]))
+    got = objectives.consistency(LOG_JOINT, target, LABEL)
+    np.testing.assert_allclose(got, [-np.log(0.75), -np.log(0.5), -np.log(0.8)], rtol=1e-6)
+    sure = objectives.consistency(LOG_JOINT, target, LABEL, confidence=0.8)
+    np.testing.assert_allclose(sure, [-np.log(0.75), 0.0, -np.log(0.8)], rtol=1e-6)
+    gradient = jax.grad(lambda t: objectives.consistency(LOG_JOINT, t, LABEL).sum())(target)
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_em_refreshed_every_step_has_the_gradient_of_the_marginal(share: float) -> None:
+    model = vector((2,), 3, steps=1, head_steps=1, hidden=(8,), coupling="affine")
+    x = jax.random.normal(jax.random.key(0), (16, 2))
+    params = model.init(jax.random.key(1), x)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape), params
+    )
+    label = jnp.where(jnp.arange(16) < 16 * share, jnp.arange(16) % 3, -1)
+
+    def marginal(p: object) -> jax.Array:
+        return objectives.marginal_log_likelihood(model.log_joint(p, x), label).sum()
+
+    def em(p: object) -> jax.Array:
+        log_joint = model.log_joint(p, x)
+        return objectives.expected_log_likelihood(log_joint, label, log_joint).sum()
+
+    expected, got = jax.jit(jax.grad(marginal))(params), jax.jit(jax.grad(em))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)
+    norm = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(expected))
+    assert norm > 1.0

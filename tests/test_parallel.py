@@ -1,0 +1,61 @@
+"""Eight host devices against one: the same rows, the same noise, the same losses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np
+from scnf_jax import parallel
+from scnf_jax.data import load_dataset, mask_labels
+from scnf_jax.models import glow
+from scnf_jax.training import *
+
+dataset = load_dataset("digits")
+labels = mask_labels(dataset.train_y, 100, 0, 10)
+model = glow((8, 8, 1), 10, steps=(1, 1), width=8, head_steps=1, head_width=8, linear="lu")
+losses, text = {}, {}
+for count in (1, 2, 8):
+    mesh = parallel.data_mesh(jax.devices()[:count])
+    trainer = make_trainer(
+        model, seed=0, steps=20, batch_size=32, num_levels=17, mesh=mesh, steps_per_call=20,
+        objective=ObjectiveOptions(classification_weight=1.0, consistency_weight=1.0),
+        augment=AugmentOptions(shift=1.0), labelled_fraction=0.3,
+        optimizer=OptimizerOptions(learning_rate=1e-4), eval_batch_size=64)
+    data = make_data(dataset.train_x, labels, mesh)
+    state = trainer.init(data)
+    text[count] = trainer.run_chunk.lower(state, data).compile().as_text()
+    state, metrics = trainer.run_chunk(state, data)
+    losses[count] = np.asarray(metrics["loss"])
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    scores = trainer.evaluate(state.params, dataset.test_x)
+    assert scores[0].shape == (500,) and scores[1].shape == (500, 10)
+for count in (2, 8):
+    np.testing.assert_allclose(losses[count], losses[1], rtol=1e-5)
+assert "all-reduce" in text[8] and "all-reduce" not in text[1]
+try:
+    make_trainer(model, seed=0, steps=1, batch_size=12, num_levels=17, mesh=mesh)
+except ValueError as error:
+    assert "multiple of the 8 devices, got 12" in str(error)
+else:
+    raise SystemExit("a batch that cannot be split was accepted")
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_train_like_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "same", done.stderr[-3000:]

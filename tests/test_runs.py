@@ -1,0 +1,228 @@
+"""Whole runs: configs, folders, resuming, the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import scnf_jax
+from scnf_jax import runs
+from scnf_jax.reporting.log import read_metrics
+
+ROOT = Path(__file__).parents[1]
+SHARED_TFDS = ROOT.parent / "shared" / "tfds"
+
+TINY: dict[str, Any] = {
+    "dataset": "moons",
+    "num_labelled": 10,
+    "steps": 20,
+    "batch_size": 16,
+    "eval_every": 10,
+    "checkpoint_every": 10,
+    "steps_per_call": 5,
+    "model": {"name": "vector", "steps": 1, "head_steps": 1, "hidden": [8], "coupling": "affine"},
+    "optimizer": {"ema_decay": 0.9},
+}
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_run_and_what_it_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "a run with spaces, ünïcode"
+    summary = runs.train(runs.prepare(TINY, folder))
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "summary.json",
+        "curves.png", "density.png",
+    }  # fmt: skip
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert set(summary) >= {
+        "dataset", "config", "test_error_percent", "bits_per_dim", "num_labelled", "seed",
+        "train_seconds", "device", "steps", "versions",
+    }  # fmt: skip
+    assert abs(summary["density_integral"] - 1) < 0.01
+    records = read_metrics(folder)
+    assert [r["step"] for r in records if r["split"] == "train"] == [5, 10, 15, 20]
+    assert [r["step"] for r in records if r["split"] == "test"] == [10, 20]
+
+    run = scnf_jax.load_run(folder)
+    assert run.step == 20
+    assert run.config["model"]["name"] == "vector"
+    dataset = scnf_jax.runs.load_dataset("moons")
+    error = 100 * np.mean(
+        np.argmax(run.model.log_posterior(run.params, dataset.test_x), -1) != dataset.test_y
+    )
+    assert error == pytest.approx(summary["test_error_percent"])
+
+
+def test_resuming_equals_not_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = runs.prepare(TINY, tmp_path / "whole")
+    runs.train(whole)
+
+    class Killed(Exception):
+        pass
+
+    original = runs._Loop._chunk
+
+    def killed_late(loop: Any) -> dict[str, float]:
+        if loop.step == 15:
+            raise Killed
+        return original(loop)
+
+    monkeypatch.setattr(runs._Loop, "_chunk", killed_late)
+    with pytest.raises(Killed):
+        runs.train(runs.prepare(TINY, tmp_path / "parts"))
+    monkeypatch.undo()
+    assert read_metrics(tmp_path / "parts")[-1]["step"] == 15
+    runs.train(runs.prepare(TINY, tmp_path / "parts"))
+
+    one, two = scnf_jax.load_run(tmp_path / "whole"), scnf_jax.load_run(tmp_path / "parts")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.params, two.params
+    )
+
+    def keys(folder: str) -> list[tuple[int, str]]:
+        return [(r["step"], r["split"]) for r in read_metrics(tmp_path / folder)]
+
+    assert keys("parts") == keys("whole")
+
+
+def test_another_config_is_refused_by_key(tmp_path: Path) -> None:
+    runs.prepare(TINY, tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    changed = TINY | {"seed": 1, "model": TINY["model"] | {"steps": 2}}
+    with pytest.raises(ValueError, match=r"model.steps: 1 there, 2 now; seed: 0 there, 1 now"):
+        runs.prepare(changed, tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    experiment = runs.prepare(TINY, tmp_path)
+    with runs._claimed(tmp_path), pytest.raises(ValueError, match="in use by another run"):
+        runs.train(experiment)
+
+
+def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
+    experiment = runs.prepare(TINY | {"steps": 40}, tmp_path)
+    experiment.dataset.train_x[:] = np.nan
+    with pytest.raises(runs.Diverged, match="not finite in 20 steps in a row"):
+        runs.train(experiment)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert "learning_rate" in summary["cause"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stpes": 3}, "stpes: no such setting; did you mean 'steps'"),
+        ({"optimizer": {"learning_rte": 1.0}}, "optimizer.learning_rte: .*'learning_rate'"),
+        ({"objective": {"nam": "em"}}, "objective.nam: .*'name'"),
+        ({"augment": {"shfit": 1.0}}, "augment.shfit: .*'shift'"),
+        ({"steps": 2.5}, "steps: expected int, got 2.5"),
+        ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
+        ({"optimizer": {"learning_rate": "fast"}}, "optimizer.learning_rate: expected float"),
+        ({"optimizer": 3}, "optimizer: expected a group of settings"),
+        ({"seed": -1}, "seed: expected a number >= 0"),
+        ({"num_labelled": 1}, "num_labelled: expected 2"),
+        ({"dataset": "nowhere.npz"}, "expected a .npz file"),
+        ({"model": {"name": "vectr"}}, "did you mean 'vector'"),
+        ({"model": {"name": "glow"}}, "glow: expected images"),
+    ],
+)
+def test_bad_configs(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match=message):
+        runs.prepare(TINY | changes, folder)
+    assert not folder.exists()
+
+
+def test_missing_setting(tmp_path: Path) -> None:
+    config = {key: value for key, value in TINY.items() if key != "batch_size"}
+    with pytest.raises(ValueError, match="batch_size: expected a value, got none"):
+        runs.prepare(config, tmp_path)
+
+
+def test_load_run_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found no config.json"):
+        scnf_jax.load_run(tmp_path)
+    runs.prepare(TINY, tmp_path)
+    with pytest.raises(scnf_jax.checkpoints.CheckpointError, match="no checkpoint yet"):
+        scnf_jax.load_run(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["digits", "moons", "circles", "mnist"])
+def test_every_config_in_its_tiny_mode(tmp_path: Path, config: str) -> None:
+    if config == "mnist" and not SHARED_TFDS.exists():
+        pytest.skip("needs a prepared MNIST in ../shared/tfds")
+    done = command(
+        f"--config=configs/{config}.py:tiny",
+        f"--workdir={tmp_path}/run",
+        TFDS_DATA_DIR=str(SHARED_TFDS),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "test error" in done.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["dataset"] == config
+    assert summary["bits_per_dim"] > 0
+    if config in ("digits", "mnist"):
+        assert (tmp_path / "run" / "samples.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected --config=FILE"),
+        (["--config=configs/dgits.py"], "configs/dgits.py"),
+        (["--config=configs/moons.py:small"], "expected :full or :tiny, got :small"),
+        (["--config=configs/moons.py", "--config.sede=1"], 'Did you mean "seed"'),
+        (["--config=configs/moons.py", "--config.seed=x"], "--config.seed=x"),
+        (["--confg=configs/moons.py"], "Did you mean: config"),
+        (["configs/moons.py"], "--config"),
+        (["--config=configs/moons.py", "--config.dataset=mnisst"], "did you mean mnist"),
+        (["--config=configs/moons.py", "--workdir=/proc/none"], "workdir: expected a folder"),
+    ],
+)
+def test_bad_commands_say_one_line(arguments: list[str], message: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = ["--config=configs/moons.py", f"--workdir={tmp_path}/run",
+                 "--config.model.steps=1", "--config.steps_per_call=10"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "the same command resumes" in errors
+    (step,) = runs.checkpoints.saved_steps(tmp_path / "run" / "checkpoints")
+    assert read_metrics(tmp_path / "run")[-1]["step"] == step

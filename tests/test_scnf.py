@@ -1,0 +1,285 @@
+"""The model: exactness, cost, and what it gives back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scnf_jax import bijectors as bj
+from scnf_jax.conditioners import MLP, ResidualMLP, from_nnx
+from scnf_jax.models import build_model, glow, gmm, vector
+from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
+
+from .bijectors.registry import perturbed
+
+KEY = jax.random.key(0)
+IMAGE = (8, 8, 1)
+
+
+def small_glow(num_classes: int = 3) -> SemiConditionalFlow:
+    return glow(IMAGE, num_classes, steps=(1, 1), width=8, head_steps=2, head_width=8)
+
+
+def fitted(model: SemiConditionalFlow, shape: tuple[int, ...] = IMAGE) -> tuple[object, jax.Array]:
+    x = jax.random.uniform(jax.random.key(1), (6, *shape), minval=0.05, maxval=0.95)
+    return perturbed(jax.jit(model.init)(KEY, x)), x
+
+
+MODELS = {
+    "glow": small_glow,
+    "gmm": lambda: gmm(IMAGE, 3, steps=(1, 1), width=8),
+    "embedded": lambda: semi_conditional_flow(
+        bj.chain(bj.logit(), bj.flatten(IMAGE)),
+        bj.chain(bj.actnorm(), bj.affine_coupling(ResidualMLP(64, width=8, num_blocks=1))),
+        num_classes=3,
+        embed_labels=True,
+        class_probs=(0.2, 0.3, 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_densities_agree(name: str) -> None:
+    model = MODELS[name]()
+    params, x = fitted(model)
+    log_joint = jax.jit(model.log_joint)(params, x)
+    assert log_joint.shape == (6, 3)
+    marginal = model.log_prob(params, x)
+    np.testing.assert_allclose(marginal, jax.nn.logsumexp(log_joint, -1), rtol=1e-5)
+    posterior = model.log_posterior(params, x)
+    np.testing.assert_allclose(jnp.exp(posterior).sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(posterior + marginal[:, None], log_joint, rtol=1e-4, atol=1e-3)
+    assert float(jnp.std(log_joint, axis=-1).min()) > 1e-3, "labels must matter"
+
+    label = jnp.array([0, 1, 2, -1, -1, 0])
+    given = model.log_prob(params, x, label)
+    expected = jnp.where(label < 0, marginal, log_joint[jnp.arange(6), label])
+    np.testing.assert_allclose(given, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_encode_decode_and_relabel(name: str) -> None:
+    model = MODELS[name]()
+    params, x = fitted(model)
+    latents = jax.jit(model.encode)(params, x, 1)
+    np.testing.assert_allclose(jax.jit(model.decode)(params, latents, 1), x, atol=1e-4)
+    other = model.decode(params, latents, 2)
+    assert float(jnp.abs(other - x).max()) > 1e-3
+    likely = jnp.argmax(model.log_joint(params, x), -1)
+    implicit, explicit = model.encode(params, x), model.encode(params, x, likely)
+    jax.tree.map(np.testing.assert_array_equal, implicit, explicit)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sample_and_log_prob_agree(name: str) -> None:
+    model = MODELS[name]()
+    params, _ = fitted(model)
+    label = jnp.array([0, 1, 2, 2])
+    x, log_prob = jax.jit(model.sample_and_log_prob)(params, KEY, label)
+    np.testing.assert_allclose(x, model.sample(params, KEY, label), atol=1e-5)
+    inside = (x > -0.02).all((1, 2, 3)) & (x < 1.02).all((1, 2, 3))
+    again = model.log_prob(params, x, label)
+    np.testing.assert_allclose(log_prob[inside], again[inside], rtol=2e-3)
+    assert bool(inside.any())
+
+
+def test_sample_uses_learned_scale_and_temperature() -> None:
+    """Another user of such a model sampled N(0, I), and got noise."""
+    model = semi_conditional_flow(bj.identity(), bj.identity(), 2)
+    params = model.init(KEY, jnp.zeros((4, 3)))
+    assert jax.tree.leaves(params["base"]["aux"]) == []
+    raw = jnp.array([-1.0, 0.0, 2.0])
+    params["base"]["head"]["raw_scale"] = raw
+    label = jnp.zeros(20_000, jnp.int32)
+    x = jax.jit(model.sample, static_argnums=3)(params, KEY, label, 0.5)
+    np.testing.assert_allclose(x.std(0), 0.5 * jax.nn.softplus(raw), rtol=0.03)
+
+
+def test_negative_label_samples_from_the_prior() -> None:
+    model = semi_conditional_flow(
+        bj.identity(), bj.conditional_shift(), 2, class_probs=(0.25, 0.75)
+    )
+    params = model.init(KEY, jnp.zeros((4, 1)))
+    params["head"]["mean"] = jnp.array([[-100.0], [100.0]])
+    x = model.sample(params, KEY, jnp.full(4000, -1))
+    assert abs(float((x > 0).mean()) - 0.75) < 0.03
+
+
+def test_log_prob_is_the_density_of_an_image_model() -> None:
+    """Against autodiff: log p(x) = log p(z) + slogdet(dz/dx), summed over labels by hand."""
+    model = small_glow()
+    params, x = fitted(model)
+    with jax.enable_x64(True):
+        params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
+
+        def latent(row: jax.Array, label: jax.Array) -> jax.Array:
+            z_h, z_aux, _ = model.encode(params, row[None], label)
+            return jnp.concatenate([leaf.ravel() for leaf in (z_h, *z_aux)])
+
+        scales = params["base"]["head"]["raw_scale"], params["base"]["aux"]["raw_scale"]
+        sigma = jnp.concatenate([jax.nn.softplus(s).ravel() for s in jax.tree.leaves(scales)])
+
+        def log_density(row: jax.Array, label: jax.Array) -> jax.Array:
+            z = latent(row, label)
+            jacobian = jax.jacfwd(latent)(row, label).reshape(z.size, z.size)
+            log_normal = -0.5 * (z / sigma) ** 2 - jnp.log(sigma) - 0.5 * jnp.log(2 * jnp.pi)
+            return log_normal.sum() + jnp.linalg.slogdet(jacobian)[1] - jnp.log(3.0)
+
+        by_label = jax.jit(jax.vmap(jax.vmap(log_density, (None, 0)), (0, None)))
+        expected = by_label(x, jnp.arange(3))
+        exact = model.log_joint(params, x)
+        marginal = np.asarray(jax.nn.logsumexp(expected, -1))
+        expected, exact = np.asarray(expected), np.asarray(exact)
+    np.testing.assert_allclose(exact, expected, rtol=1e-9)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    got = model.log_prob(single, x.astype(jnp.float32))
+    np.testing.assert_allclose(got, marginal, rtol=1e-4, atol=1e-4)
+
+
+def test_density_integrates_to_one() -> None:
+    model = vector((2,), 2, steps=2, head_steps=2, hidden=(8,))
+    x = jax.random.normal(KEY, (64, 2))
+    params = perturbed(model.init(KEY, x))
+    axis = jnp.linspace(-30, 30, 1200)
+    grid = jnp.stack(jnp.meshgrid(axis, axis), -1)
+    rows = jax.jit(lambda p: jax.lax.map(lambda row: model.log_prob(p, row), grid))
+    integral = float(jnp.exp(rows(params)).sum() * (axis[1] - axis[0]) ** 2)
+    assert abs(integral - 1.0) < 0.01
+
+
+def count(jaxpr: jax.extend.core.Jaxpr, name: str) -> int:
+    """How often a primitive stands in a jaxpr, subprograms included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        total += equation.primitive.name == name
+        for value in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda v: isinstance(v, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr),
+        ):
+            if isinstance(value, jax.extend.core.ClosedJaxpr):
+                total += count(value.jaxpr, name)
+            elif isinstance(value, jax.extend.core.Jaxpr):
+                total += count(value, name)
+    return total
+
+
+def body_work(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """Multiply-adds of all convolutions: only the body of the wide model has them."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            total += int(np.prod(out) * np.prod(kernel[:-1]))
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if isinstance(inner, jax.extend.core.Jaxpr):
+                total += body_work(inner)
+    return total
+
+
+def test_body_runs_once_whatever_the_number_of_labels() -> None:
+    def program(num_classes: int) -> jax.extend.core.Jaxpr:
+        model = glow((16, 16, 1), num_classes, steps=(1, 1), width=32, head_steps=1, head_width=8)
+        x = jnp.full((4, 16, 16, 1), 0.5)
+        params = jax.eval_shape(model.init, KEY, x)
+        return jax.make_jaxpr(model.log_joint)(params, x).jaxpr
+
+    two, hundred = program(2), program(100)
+    assert body_work(two) == body_work(hundred) > 0
+    for primitive in ("conv_general_dilated", "dot_general", "scan"):
+        assert count(two, primitive) == count(hundred, primitive) > 0
+
+
+def test_first_head_layer_sees_the_object_once() -> None:
+    """``W_x x`` must not be batched over labels, where the body's latent goes in."""
+    model = semi_conditional_flow(bj.identity(), bj.affine_coupling(MLP(6, hidden=(8,))), 50)
+    x = jnp.ones((4, 6))
+    params = model.init(KEY, x)
+    shapes = [
+        equation.outvars[0].aval.shape
+        for equation in jax.make_jaxpr(model.log_joint)(params, x).jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+    ]
+    flat = jax.make_jaxpr(model.log_joint)(params, x)
+    assert "4,8" in str(flat).replace(" ", "")
+    assert all(shape[-2:] != (4, 8) or len(shape) == 2 for shape in shapes)
+
+
+def test_many_labels_in_slices_give_the_same() -> None:
+    body, head = bj.identity(), bj.affine_coupling(MLP(4, hidden=(8,)))
+    x = jax.random.normal(KEY, (5, 4))
+    whole = semi_conditional_flow(body, head, 30, label_batch=30)
+    sliced = semi_conditional_flow(body, head, 30, label_batch=7)
+    params = perturbed(whole.init(KEY, x))
+    np.testing.assert_allclose(
+        whole.log_joint(params, x), sliced.log_joint(params, x), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_nnx_conditioner_in_a_flow() -> None:
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.layers = nnx.List([nnx.Linear(2, 8, rngs=rngs), nnx.Linear(8, 4, rngs=rngs)])
+            self.context = nnx.Linear(3, 8, rngs=rngs)
+
+        def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+            return self.layers[1](jnp.tanh(self.layers[0](x) + self.context(context)))
+
+    model = semi_conditional_flow(bj.identity(), bj.affine_coupling(from_nnx(Net)), 3)
+    x = jax.random.normal(KEY, (5, 4))
+    params = model.init(KEY, x)
+    assert set(params["head"]) >= {"layers.0.kernel", "context.bias"}
+    grads = jax.jit(jax.grad(lambda p: model.log_prob(p, x).sum()))(params)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(grads["head"]))
+    latents = model.encode(params, x, 2)
+    np.testing.assert_allclose(model.decode(params, latents, 2), x, atol=1e-5)
+
+
+def test_nnx_state_that_is_not_trained_is_refused() -> None:
+    from flax import nnx
+
+    with pytest.raises(ValueError, match=r"only state is nnx\.Param.* mean"):
+        from_nnx(lambda rngs: nnx.BatchNorm(2, rngs=rngs)).init(KEY, jnp.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 0}, "num_classes >= 1, got 0"),
+        ({"num_classes": 2, "class_probs": (0.5, 0.6)}, "sum 1"),
+        ({"num_classes": 2, "class_probs": (1.0,)}, "2 positive numbers"),
+    ],
+)
+def test_bad_model_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        semi_conditional_flow(bj.identity(), bj.identity(), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "glo"}, "model.name: no builder 'glo'; did you mean 'glow'"),
+        ({"name": "glow", "widht": 3}, "model.widht: .* did you mean 'width'"),
+        ({"name": "glow", "steps": (1, 1, 1, 1)}, r"divisible by 2\^4"),
+        ({"name": "glow", "coupling": "cubic"}, "coupling: expected affine"),
+        ({"name": "vector"}, r"vector: expected events of shape \(D,\)"),
+    ],
+)
+def test_bad_builder_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(settings, IMAGE, 10)
+
+
+@pytest.mark.slow
+def test_float32_round_trip_of_the_deepest_model_on_real_images() -> None:
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images[:64, ..., None].astype(np.float32)
+    x = jnp.asarray((images + 0.5) / 17.0)
+    model = glow(IMAGE, 10, steps=(16, 16), width=16, head_steps=16, head_width=32, linear="lu")
+    params = perturbed(jax.jit(model.init)(KEY, x), 0.05)
+    latents = jax.jit(model.encode)(params, x, jnp.zeros(64, jnp.int32))
+    back = jax.jit(model.decode)(params, latents, 0)
+    assert float(jnp.abs(back - x).max()) < 1e-3

@@ -1,0 +1,223 @@
+"""The step, the optimiser, the sampler, and what the compiled program is."""
+
+import dataclasses
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scnf_jax import parallel
+from scnf_jax.models import vector
+from scnf_jax.training import (
+    AugmentOptions,
+    ObjectiveOptions,
+    OptimizerOptions,
+    Trainer,
+    TrainData,
+    draw_rows,
+    make_data,
+    make_optimizer,
+    make_trainer,
+    usable_params,
+)
+
+MODEL = vector((2,), 2, steps=1, head_steps=1, hidden=(8,), coupling="affine")
+X = np.random.RandomState(0).randn(40, 2).astype(np.float32)
+Y = np.where(np.arange(40) < 8, np.arange(40) % 2, -1).astype(np.int32)
+
+
+def trainer(**changes: Any) -> tuple[Trainer, TrainData]:
+    mesh = parallel.data_mesh()
+    settings: dict[str, Any] = {
+        "seed": 0,
+        "steps": 8,
+        "batch_size": 16,
+        "num_levels": None,
+        "mesh": mesh,
+        "steps_per_call": 4,
+        "init_batch_size": 32,
+    }
+    return make_trainer(MODEL, **settings | changes), make_data(X, Y, mesh)
+
+
+def test_chunk_equals_single_steps() -> None:
+    made, data = trainer(
+        optimizer=OptimizerOptions(ema_decay=0.9, clip_norm=1.0, weight_decay=1e-3),
+        objective=ObjectiveOptions(classification_weight=1.0),
+        labelled_fraction=0.5,
+    )
+    state = made.init(data)
+    step = jax.jit(made.step)
+    singly = state
+    for _ in range(4):
+        singly, _ = step(singly, data)
+    chunk, metrics = made.run_chunk(state, data)
+    chex.assert_trees_all_close(chunk, singly, rtol=1e-5, atol=1e-6)
+    assert metrics["loss"].shape == (4,)
+    assert int(chunk.step) == 4
+
+
+def test_one_compilation_and_no_callback() -> None:
+    made, data = trainer()
+    state = made.init(data)
+    for _ in range(3):
+        state, _ = made.run_chunk(state, data)
+    assert made.run_chunk._cache_size() == 1  # type: ignore[attr-defined]
+    program = str(jax.make_jaxpr(made.run_chunk)(state, data))
+    assert "callback" not in program
+
+
+def test_state_is_donated() -> None:
+    made, data = trainer()
+    state = made.init(data)
+    made.run_chunk(state, data)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_training_lowers_the_loss() -> None:
+    made, data = trainer(steps=400, optimizer=OptimizerOptions(learning_rate=1e-2))
+    state = made.init(data)
+    state, first = made.run_chunk(state, data)
+    for _ in range(50):
+        state, last = made.run_chunk(state, data)
+    assert float(last["loss"].mean()) < float(first["loss"].mean()) - 0.1
+
+
+def test_em_with_refresh_every_step_trains_like_the_marginal() -> None:
+    states = []
+    for objective in (ObjectiveOptions(), ObjectiveOptions(name="em")):
+        made, data = trainer(objective=objective)
+        states.append(made.run_chunk(made.init(data), data)[0])
+    chex.assert_trees_all_close(states[0].params, states[1].params, rtol=1e-3, atol=1e-4)
+
+
+def test_em_keeps_its_parameters_between_refreshes() -> None:
+    made, data = trainer(objective=ObjectiveOptions(name="em", refresh_every=3))
+    step = jax.jit(made.step)
+    state = made.init(data)
+    kept = []
+    for _ in range(4):
+        before = state.params
+        state, _ = step(state, data)
+        kept.append((before, state.em_params))
+    chex.assert_trees_all_equal(kept[0][0], kept[0][1], kept[1][1], kept[2][1])
+    chex.assert_trees_all_equal(kept[3][0], kept[3][1])
+    leaves = zip(jax.tree.leaves(kept[2][1]), jax.tree.leaves(kept[3][1]), strict=True)
+    assert any(bool((a != b).any()) for a, b in leaves)
+
+
+def test_a_bad_batch_leaves_the_state_as_it_was() -> None:
+    made, data = trainer(optimizer=OptimizerOptions(ema_decay=0.9))
+    state = made.init(data)
+    step = jax.jit(made.step)
+    state, _ = step(state, data)
+    poisoned = data._replace(x=jnp.full_like(data.x, jnp.nan))
+    after, _ = step(state, poisoned)
+    for field in ("params", "opt_state", "ema_params"):
+        chex.assert_trees_all_equal(getattr(after, field), getattr(state, field))
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (2, 1, 1)
+    healthy, _ = step(after, data)
+    assert (int(healthy.skipped), int(healthy.skipped_in_a_row)) == (1, 0)
+
+
+def test_ema_follows() -> None:
+    made, data = trainer(optimizer=OptimizerOptions(ema_decay=0.5))
+    state = made.init(data)
+    after, _ = jax.jit(made.step)(state, data)
+    decay = 1 / 10
+    expected = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.params, after.params)
+    chex.assert_trees_all_close(after.ema_params, expected, rtol=1e-6)
+    assert usable_params(after) is after.ema_params
+    plain, data = trainer()
+    start = plain.init(data)
+    assert usable_params(start) is start.params
+
+
+def test_draws_are_weighted_and_depend_on_the_key_alone() -> None:
+    data = TrainData(jnp.zeros((10, 1)), jnp.array([0, 1] + [-1] * 8), jnp.arange(2), jnp.arange(2, 10))
+    key = jax.random.key(0)
+    rows = draw_rows(key, data, 30_000, 1 / 3)
+    assert abs(float((rows < 2).mean()) - 1 / 3) < 0.01
+    assert set(np.unique(rows)) == set(range(10))
+    np.testing.assert_array_equal(rows, draw_rows(key, data, 30_000, 1 / 3))
+    uniform = draw_rows(key, data, 30_000, None)
+    assert abs(float((uniform < 2).mean()) - 0.2) < 0.01
+
+
+def test_evaluate_pads_and_leaves_nothing_out() -> None:
+    made, data = trainer(eval_batch_size=16)
+    params = made.init(data).params
+    log_prob, log_posterior = made.evaluate(params, X)
+    assert log_prob.shape == (40,)
+    assert log_posterior.shape == (40, 2)
+    np.testing.assert_allclose(log_prob, MODEL.log_prob(params, X), rtol=1e-4, atol=1e-4)
+    expected = MODEL.log_posterior(params, X)
+    np.testing.assert_allclose(log_posterior, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0, [1.0, 1.0, 1.0]),
+        ("linear", 0, [1.0, 0.5, 0.0]),
+        ("cosine", 0, [1.0, 0.5, 0.0]),
+        ("linear", 4, [0.0, 5 / 6, 0.0]),
+    ],
+)
+def test_schedules(schedule: str, warmup: int, expected: list[float]) -> None:
+    options = OptimizerOptions(learning_rate=1.0, schedule=schedule, warmup_steps=warmup)
+    transform = make_optimizer(options, steps=10)
+    params = {"w": jnp.zeros(())}
+    state = transform.init(params)
+    rates = []
+    for _ in range(11):
+        # Adam's update of a constant gradient has length 1.
+        updates, state = transform.update({"w": jnp.ones(())}, state, params)
+        rates.append(-float(updates["w"]))
+    np.testing.assert_allclose([rates[0], rates[5], rates[10]], expected, atol=1e-4)
+
+
+def test_weight_decay_is_coupled_and_clipping_is_off_unless_asked_for() -> None:
+    params = {"w": jnp.array([10.0])}
+    gradient = {"w": jnp.array([100.0])}
+
+    def first_moment(options: OptimizerOptions) -> float:
+        transform = make_optimizer(options, steps=10)
+        _, state = transform.update(gradient, transform.init(params), params)
+        moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (1,)]
+        return 10 * float(moments[0][0])
+
+    np.testing.assert_allclose(first_moment(OptimizerOptions()), 100.0, rtol=1e-5)
+    np.testing.assert_allclose(first_moment(OptimizerOptions(weight_decay=0.5)), 105.0, rtol=1e-5)
+    np.testing.assert_allclose(first_moment(OptimizerOptions(clip_norm=1.0)), 1.0, rtol=1e-5)
+    assert OptimizerOptions().clip_norm == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "message"),
+    [
+        (OptimizerOptions, {"name": "sgd"}, "optimizer.name: expected one of 'adam', 'adamax'"),
+        (OptimizerOptions, {"schedule": "step"}, "optimizer.schedule: expected one of"),
+        (OptimizerOptions, {"learning_rate": -1.0}, "optimizer.learning_rate: .* >= 0.0"),
+        (OptimizerOptions, {"learning_rate": float("nan")}, "got nan"),
+        (OptimizerOptions, {"ema_decay": 1.5}, "optimizer.ema_decay: .* <= 1.0, got 1.5"),
+        (ObjectiveOptions, {"name": "elbo"}, "objective.name: expected one of 'sgd', 'em'"),
+        (ObjectiveOptions, {"refresh_every": 5}, "set objective.name='em'"),
+        (ObjectiveOptions, {"temperature": 0.0}, "objective.temperature"),
+        (AugmentOptions, {"shift": -1.0}, "augment.shift"),
+    ],
+)
+def test_bad_options(options: type, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**changes)
+
+
+def test_contradictions() -> None:
+    with pytest.raises(ValueError, match="no augmentation of vectors"):
+        trainer(augment=AugmentOptions(shift=1.0))
+    with pytest.raises(ValueError, match="labelled_fraction"):
+        trainer(labelled_fraction=1.5)
+    assert dataclasses.is_dataclass(AugmentOptions)
