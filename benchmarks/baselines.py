@@ -18,7 +18,9 @@ from scnf_jax.data import load_dataset, mask_labels
 
 METHODS: dict[str, Callable[[], object]] = {
     "supervised SVC": lambda: SVC(gamma="scale", C=10.0),
-    "label spreading": lambda: LabelSpreading(kernel="knn", n_neighbors=10, alpha=0.2, max_iter=100),
+    "label spreading": lambda: LabelSpreading(
+        kernel="knn", n_neighbors=10, alpha=0.2, max_iter=100
+    ),
     "self-training SVC": lambda: SelfTrainingClassifier(
         SVC(gamma="scale", C=10.0, probability=True, random_state=0), threshold=0.6
     ),
@@ -40,9 +42,7 @@ def main() -> None:
     for name, make in METHODS.items():
         errors = []
         for seed in arguments.label_seeds:
-            labels = mask_labels(
-                dataset.train_y, arguments.num_labelled, seed, dataset.num_classes
-            )
+            labels = mask_labels(dataset.train_y, arguments.num_labelled, seed, dataset.num_classes)
             known = labels >= 0 if name.startswith("supervised") else slice(None)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)

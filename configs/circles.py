@@ -6,15 +6,16 @@ PLACEHOLDER
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config(mode: str = "full") -> ConfigDict:
-    """``configs/circles.py:tiny`` trains 20 steps of a small flow, as a check of the installation."""
+    """``:tiny`` behind the file's name trains 20 steps of a small flow, as a check."""
     config = ConfigDict()
     config.dataset = "circles"
     config.num_labelled = 10
     config.seed = 0
-    config.label_seed = 0
+    config.label_seed = placeholder(int)  # not given: that of config.seed
     config.steps = 3000
     config.batch_size = 256
     config.labelled_fraction = 0.1

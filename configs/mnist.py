@@ -6,27 +6,29 @@ PLACEHOLDER
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config(mode: str = "full") -> ConfigDict:
-    """``configs/mnist.py:tiny`` trains 20 steps of a small flow, as a check of the installation."""
+    """``:tiny`` behind the file's name trains 20 steps of a small flow, as a check."""
     config = ConfigDict()
     config.dataset = "mnist"
     config.num_labelled = 100
     config.validation_size = 0
     config.seed = 0
-    config.label_seed = 0
-    config.steps = 10_000
+    config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.steps = 5000
     config.batch_size = 128
     config.labelled_fraction = 0.2
-    config.eval_every = 1000
+    config.eval_every = 500
     config.checkpoint_every = 250
     config.steps_per_call = 10
     config.eval_batch_size = 1000
     config.model = {
         "name": "glow",
         "steps": (2, 4),
-        "width": 32,
+        "width": (16, 48),
+        "split_last": True,
         "head_steps": 4,
         "head_width": 128,
         "linear": "lu",
@@ -43,16 +45,16 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.objective = {
         "name": "sgd",
         "refresh_every": 1,
-        "classification_weight": 500.0,
-        "consistency_weight": 500.0,
-        "temperature": 100.0,
+        "classification_weight": 5000.0,
+        "consistency_weight": 5000.0,
+        "temperature": 50.0,
     }
     config.augment = {"shift": 2.0, "rotate": 15.0, "scale": 0.15}
     if mode == "tiny":
         config.steps = config.eval_every = config.checkpoint_every = 20
         config.batch_size = 16
         config.init_batch_size = 64
-        config.model.update({"steps": (1, 1), "width": 4, "head_steps": 1, "head_width": 8})
+        config.model.update({"steps": (1, 1), "width": (4, 4), "head_steps": 1, "head_width": 8})
     elif mode != "full":
         raise ValueError(f"configs/mnist.py: expected :full or :tiny, got :{mode}")
     return config

@@ -154,9 +154,7 @@ def _saved_arrays(path: Path) -> dict[str, Any]:
     return dict(_checkpointer().metadata(path / "arrays").item_metadata.tree)
 
 
-def _load_arrays(
-    path: Path, wanted: Mapping[str, Any], partial: bool = False
-) -> dict[str, Array]:
+def _load_arrays(path: Path, wanted: Mapping[str, Any], partial: bool = False) -> dict[str, Array]:
     import orbax.checkpoint as ocp
 
     saved = _saved_arrays(path)

@@ -51,7 +51,8 @@ def diagonal_normal() -> Density:
             per_element = -0.5 * (leaf / sigma) ** 2 - jnp.log(sigma) - 0.5 * math.log(2 * math.pi)
             return sum_event(per_element)
 
-        return sum(jax.tree.leaves(jax.tree.map(leaf_log_prob, params["raw_scale"], z)))
+        terms = jax.tree.leaves(jax.tree.map(leaf_log_prob, params["raw_scale"], z))
+        return jnp.sum(jnp.stack(terms), 0)
 
     def sample(params: Params, key: Array, num: int, temperature: float | Array = 1.0) -> Event:
         leaves, tree = jax.tree.flatten(params["raw_scale"])
@@ -61,6 +62,8 @@ def diagonal_normal() -> Density:
             return temperature * jax.nn.softplus(raw) * noise
 
         keys = jax.random.split(key, max(len(leaves), 1))
-        return jax.tree.unflatten(tree, [draw(k, raw) for k, raw in zip(keys, leaves, strict=False)])
+        return jax.tree.unflatten(
+            tree, [draw(k, raw) for k, raw in zip(keys, leaves, strict=False)]
+        )
 
     return Density(init, log_prob, sample)

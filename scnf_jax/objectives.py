@@ -56,6 +56,7 @@ def cross_entropy(log_joint: Array, label: Array, temperature: float = 1.0) -> A
     Args:
       log_joint: ``[batch, K]``.
       label: ``[batch]``, -1 for "not known".
+      temperature: divides ``log_joint`` first.
 
     Returns:
       ``[batch]``, to be descended.
@@ -80,6 +81,7 @@ def consistency(
       log_joint: ``[batch, K]`` of the second view.
       target_log_joint: ``[batch, K]`` of the first view.
       label: ``[batch]``, -1 for "not known".
+      temperature: divides both log-joints first.
       confidence: rows without a label count only where the first view's largest
         probability reaches it.
 

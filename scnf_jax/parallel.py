@@ -1,5 +1,7 @@
 """Data parallelism: one mesh axis over all devices of all hosts."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -23,7 +25,7 @@ def by_row(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def replicate(tree: object, mesh: Mesh) -> object:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts a pytree of host arrays on every device of the mesh; each process has all of it."""
     sharding = replicated(mesh)
     return jax.tree.map(

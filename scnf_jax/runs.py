@@ -57,7 +57,7 @@ class RunOptions:
 
     Attributes:
       dataset: see :func:`~scnf_jax.data.load_dataset`.
-      num_labelled: labels that stay; None keeps all.
+      num_labelled: labels that stay; 0 keeps every known label.
       steps: of training.
       batch_size: rows of a step, over all devices.
       eval_every: steps between evaluations on the whole test set.
@@ -79,7 +79,7 @@ class RunOptions:
     """
 
     dataset: str
-    num_labelled: int | None
+    num_labelled: int
     steps: int
     batch_size: int
     eval_every: int
@@ -109,6 +109,7 @@ class RunOptions:
             check_positive(field, getattr(self, field))
         check_range("seed", self.seed, 0, 2**32 - 1)
         check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
+        check_range("num_labelled", self.num_labelled, 0)
         check_range("validation_size", self.validation_size, 0)
 
     @property
@@ -199,7 +200,10 @@ def prepare(config: Mapping[str, Any], folder: str | os.PathLike[str]) -> Experi
     _check_folder(path, plain)
     dataset = load_dataset(options.dataset, options.validation_size)
     labels = mask_labels(
-        dataset.train_y, options.num_labelled, options.resolved_label_seed, dataset.num_classes
+        dataset.train_y,
+        options.num_labelled or None,
+        options.resolved_label_seed,
+        dataset.num_classes,
     )
     mesh = parallel.data_mesh()
     model = build_model(options.model, dataset.event_shape, dataset.num_classes)
@@ -271,7 +275,9 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "python train.py --config=configs/digits.py"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected a run's settings, got a damaged file ({error})") from None
+        raise ValueError(
+            f"{path}: expected a run's settings, got a damaged file ({error})"
+        ) from None
 
 
 def _write_json(path: Path, content: Any) -> None:

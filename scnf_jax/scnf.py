@@ -155,8 +155,9 @@ def semi_conditional_flow(
         params["base"] = {"aux": base.init(aux_key, z_aux), "head": base.init(head_key, z_h)}
         return params
 
-    def log_joint(params: Params, x: Array) -> Array:
-        z_f, z_aux, log_det = run_body(params, x)
+    def under_every_label(
+        params: Params, z_f: Array, z_aux: tuple[Array, ...], log_det: Array
+    ) -> Array:
         if z_aux:
             log_det = log_det + base.log_prob(params["base"]["aux"], z_aux)
 
@@ -164,12 +165,15 @@ def semi_conditional_flow(
             z_h, head_log_det = head.forward(params["head"], z_f, context[None])
             return head_log_det + base.log_prob(params["base"]["head"], z_h)
 
-        contexts = embedding(params, x.dtype)
+        contexts = embedding(params, z_f.dtype)
         if num_classes > label_batch:
             given_label = jax.lax.map(under, contexts, batch_size=label_batch)
         else:
             given_label = jax.vmap(under)(contexts)
-        return log_det[:, None] + given_label.T + jnp.array(log_prior, x.dtype)
+        return log_det[:, None] + given_label.T + jnp.array(log_prior, z_f.dtype)
+
+    def log_joint(params: Params, x: Array) -> Array:
+        return under_every_label(params, *run_body(params, x))
 
     def log_prob(params: Params, x: Array, label: Array | None = None) -> Array:
         return select_label(log_joint(params, x), label)
@@ -181,10 +185,10 @@ def semi_conditional_flow(
         return embedding(params, dtype)[label]
 
     def encode(params: Params, x: Array, label: Array | None = None) -> Latents:
+        z_f, z_aux, log_det = run_body(params, x)
         label = jnp.broadcast_to(-1 if label is None else label, x.shape[:1])
-        likely = jnp.argmax(log_joint(params, x), -1)
+        likely = jnp.argmax(under_every_label(params, z_f, z_aux, log_det), -1)
         label = jnp.where(label < 0, likely, label)
-        z_f, z_aux, _ = run_body(params, x)
         z_h, _ = head.forward(params["head"], z_f, context_of(params, label, x.dtype))
         return Latents(z_h, z_aux, z_f)
 
@@ -200,9 +204,7 @@ def semi_conditional_flow(
     def decode(params: Params, latents: Latents, label: Array) -> Array:
         return decode_with_log_det(params, latents, label)[0]
 
-    def draw(
-        params: Params, key: Array, label: Array, temperature: float
-    ) -> tuple[Latents, Array]:
+    def draw(params: Params, key: Array, label: Array, temperature: float) -> tuple[Latents, Array]:
         label_key, aux_key, head_key = jax.random.split(key, 3)
         label = jnp.atleast_1d(jnp.asarray(label))
         drawn = jax.random.categorical(label_key, jnp.array(log_prior), shape=label.shape)

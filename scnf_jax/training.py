@@ -213,9 +213,8 @@ def make_data(x: np.ndarray, y: np.ndarray, mesh: Mesh) -> TrainData:
     """
     rows = np.arange(len(y), dtype=np.int32)
     unlabelled = rows[y < 0] if (y < 0).any() else rows
-    return parallel.replicate(  # type: ignore[return-value]
-        TrainData(x, y.astype(np.int32), rows[y >= 0], unlabelled), mesh
-    )
+    arrays = parallel.replicate((x, y.astype(np.int32), rows[y >= 0], unlabelled), mesh)
+    return TrainData(*arrays)
 
 
 def draw_rows(
@@ -252,9 +251,9 @@ def make_trainer(
     batch_size: int,
     num_levels: int | None,
     mesh: Mesh,
-    optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008 (frozen)
-    objective: ObjectiveOptions = ObjectiveOptions(),  # noqa: B008
-    augment: AugmentOptions = AugmentOptions(),  # noqa: B008
+    optimizer: OptimizerOptions = OptimizerOptions(),
+    objective: ObjectiveOptions = ObjectiveOptions(),
+    augment: AugmentOptions = AugmentOptions(),
     labelled_fraction: float | None = None,
     steps_per_call: int = 1,
     eval_batch_size: int = 500,
@@ -373,16 +372,12 @@ def make_trainer(
             state.ema_params,
             params if optimizer.ema_decay else (),
         )
-        kept = _select(
-            good,
-            (params, opt_state, ema_params, em_params),
-            (state.params, state.opt_state, state.ema_params, state.em_params),
+        moved = state._replace(
+            params=params, opt_state=opt_state, ema_params=ema_params, em_params=em_params
         )
-        bad = jnp.where(good, 0, 1)
-        new_state = TrainState(
-            state.step + 1,
-            *kept,
-            skipped=state.skipped + bad,
+        new_state = _select(good, moved, state)._replace(
+            step=state.step + 1,
+            skipped=state.skipped + jnp.where(good, 0, 1),
             skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
         )
         return new_state, {**metrics, "grad_norm": norm}

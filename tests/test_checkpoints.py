@@ -66,9 +66,7 @@ def damage(path: Path, how: str) -> None:
         path.unlink()
     elif how == "flipped":
         place = random.Random(0).randrange(len(content))  # noqa: S311
-        path.write_bytes(
-            content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
-        )
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
     else:
         keep = {"empty": 0, "byte": 1, "half": len(content) // 2, "short": len(content) - 1}[how]
         path.write_bytes(content[:keep])
@@ -101,7 +99,9 @@ def test_of_another_model(tmp_path: Path) -> None:
     saved(tmp_path, 10)
     other = state(0.0)
     other["params"][0]["w"] = jnp.zeros((3, 3))
-    with pytest.raises(CheckpointError, match=r"float32\[3, 3\] at params/0/w, got float32\[3, 2\]"):
+    with pytest.raises(
+        CheckpointError, match=r"float32\[3, 3\] at params/0/w, got float32\[3, 2\]"
+    ):
         checkpoints.restore_latest(tmp_path, other)
     other = state(0.0)
     other["more"] = jnp.zeros(1)

@@ -15,8 +15,8 @@ from scnf_jax.training import (
     AugmentOptions,
     ObjectiveOptions,
     OptimizerOptions,
-    Trainer,
     TrainData,
+    Trainer,
     draw_rows,
     make_data,
     make_optimizer,
@@ -26,6 +26,7 @@ from scnf_jax.training import (
 
 MODEL = vector((2,), 2, steps=1, head_steps=1, hidden=(8,), coupling="affine")
 X = np.random.RandomState(0).randn(40, 2).astype(np.float32)
+X[:, 1] = X[:, 0] ** 2 + 0.1 * X[:, 1]
 Y = np.where(np.arange(40) < 8, np.arange(40) % 2, -1).astype(np.int32)
 
 
@@ -137,7 +138,9 @@ def test_ema_follows() -> None:
 
 
 def test_draws_are_weighted_and_depend_on_the_key_alone() -> None:
-    data = TrainData(jnp.zeros((10, 1)), jnp.array([0, 1] + [-1] * 8), jnp.arange(2), jnp.arange(2, 10))
+    data = TrainData(
+        jnp.zeros((10, 1)), jnp.array([0, 1] + [-1] * 8), jnp.arange(2), jnp.arange(2, 10)
+    )
     key = jax.random.key(0)
     rows = draw_rows(key, data, 30_000, 1 / 3)
     assert abs(float((rows < 2).mean()) - 1 / 3) < 0.01

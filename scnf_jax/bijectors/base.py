@@ -20,7 +20,8 @@ Event = Any
 class InitFn(Protocol):
     """``init(key, x, context=None) -> params``; looks at ``x`` where a layer is data-dependent."""
 
-    def __call__(self, key: Array, x: Event, context: Array | None = None) -> Params: ...
+    def __call__(self, key: Array, x: Event, /, context: Array | None = None) -> Params:
+        """Makes parameters for objects like ``x``."""
 
 
 class MapFn(Protocol):
@@ -32,8 +33,9 @@ class MapFn(Protocol):
     """
 
     def __call__(
-        self, params: Params, x: Event, context: Array | None = None
-    ) -> tuple[Event, Array]: ...
+        self, params: Params, x: Event, /, context: Array | None = None
+    ) -> tuple[Event, Array]:
+        """Maps ``x``, and says by how much volume changes."""
 
 
 class Bijector(NamedTuple):
@@ -60,9 +62,11 @@ class Conditioner(Protocol):
     the same leading axes and the number of channels that the coupling asks for.
     """
 
-    def init(self, key: Array, x: Array, context: Array | None = None, /) -> Params: ...
+    def init(self, key: Array, x: Array, context: Array | None = None, /) -> Params:
+        """Makes parameters for inputs like ``x`` and ``context``."""
 
-    def apply(self, params: Params, x: Array, context: Array | None = None, /) -> Any: ...
+    def apply(self, params: Params, x: Array, context: Array | None = None, /) -> Any:
+        """Computes ``[batch, ..., outputs]``."""
 
 
 def no_params(key: Array, x: Event, context: Array | None = None) -> Params:

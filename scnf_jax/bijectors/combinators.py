@@ -53,17 +53,17 @@ def chain(*bijectors: Bijector) -> Bijector:
         return tuple(params)
 
     def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
-        total = None
+        total = zero_log_det(jax.tree.leaves(x)[0])
         for part, part_params in zip(bijectors, params, strict=True):
             x, log_det = part.forward(part_params, x, context)
-            total = log_det if total is None else total + log_det
+            total = total + log_det
         return x, total
 
     def inverse(params: Params, z: Event, context: Array | None = None) -> tuple[Event, Array]:
-        total = None
+        total = zero_log_det(jax.tree.leaves(z)[0])
         for part, part_params in zip(reversed(bijectors), reversed(params), strict=True):
             z, log_det = part.inverse(part_params, z, context)
-            total = log_det if total is None else total + log_det
+            total = total + log_det
         return z, total
 
     return Bijector(init, forward, inverse)

@@ -79,7 +79,9 @@ def _lu(start: Start, seed: int) -> _Weight:
 
     def matmul(params: Params, rows: Array) -> Array:
         lower, upper = factors(params)
-        return _dot(rows[:, order(rows.shape[-1])], _dot(lower, upper))
+        # The small matrix is permuted rather than the data, whose gradient would be a scatter.
+        weight = _dot(lower, upper)[np.argsort(order(rows.shape[-1]))]
+        return _dot(rows, weight)
 
     def solve(params: Params, rows: Array) -> Array:
         lower, upper = factors(params)

@@ -189,7 +189,8 @@ def _load_tfds(name: str) -> Dataset:
     except (AssertionError, OSError, NotImplementedError) as error:
         raise ValueError(
             f"dataset: {name!r} is not prepared in {builder.data_path} as array_record; run: "
-            f'pip install "scnf_jax[prepare]" && tfds build {name} --file_format=array_record '
+            f"pip install 'scnf_jax[prepare]' && python -c \"import tensorflow_datasets as tfds; "
+            f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\" "
             f"(with TFDS_DATA_DIR set to the folder you want). TFDS said: "
             f"{str(error).splitlines()[0]}"
         ) from None
@@ -207,4 +208,4 @@ def _load_tfds(name: str) -> Dataset:
 def _read_split(source: object) -> tuple[np.ndarray, np.ndarray]:
     rows = source.__getitems__(range(len(source)))  # type: ignore[attr-defined,arg-type]
     images = np.stack([row["image"] for row in rows])
-    return images, _as_labels([row["label"] for row in rows])
+    return images, _as_labels(np.array([row["label"] for row in rows]))

@@ -82,5 +82,6 @@ def check_labels(
     bad = np.flatnonzero((y < lowest) | (y >= num_classes))
     if len(bad):
         raise ValueError(
-            f"{field}: expected labels {lowest}..{num_classes - 1}, got {y[bad[0]]} at index {bad[0]}"
+            f"{field}: expected labels {lowest}..{num_classes - 1}, got {y[bad[0]]} "
+            f"at index {bad[0]}"
         )

@@ -1,7 +1,7 @@
 """From a name and plain settings to a model."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scnf_jax.models.glow import glow, gmm
@@ -9,7 +9,11 @@ from scnf_jax.models.vector import vector
 from scnf_jax.options import suggest
 from scnf_jax.scnf import SemiConditionalFlow
 
-BUILDERS = {"glow": glow, "gmm": gmm, "vector": vector}
+BUILDERS: dict[str, Callable[..., SemiConditionalFlow]] = {
+    "glow": glow,
+    "gmm": gmm,
+    "vector": vector,
+}
 
 
 def build_model(

@@ -50,12 +50,13 @@ def coupling_pair(
 def glow_body(
     image_shape: Sequence[int],
     steps: Sequence[int],
-    width: int,
+    width: int | Sequence[int],
     num_blocks: int,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
     alpha: float = 0.05,
     unroll: int = 1,
+    split_last: bool = False,
 ) -> tuple[Bijector, tuple[int, ...]]:
     """A Glow body: logit, then levels of squeeze and flow steps, half factored out between.
 
@@ -64,18 +65,20 @@ def glow_body(
     Args:
       image_shape: ``(H, W, C)``; every level halves H and W.
       steps: flow steps of each level.
-      width: channels inside the conditioners.
+      width: channels inside the conditioners, of all levels or of each.
       num_blocks: residual blocks of the conditioners.
       linear: kind of :func:`~scnf_jax.bijectors.invertible_linear`.
       coupling: name of the coupling.
       alpha: of :func:`~scnf_jax.bijectors.logit`.
       unroll: of :func:`~scnf_jax.bijectors.repeat`.
+      split_last: whether half of the last level, too, is factored out before the head.
 
     Returns:
       The bijector, and the shape of ``z_f``.
 
     Raises:
-      ValueError: if there is no level, or an edge cannot be halved that often.
+      ValueError: if there is no level, an edge cannot be halved that often, or there is
+        another number of widths.
     """
     if len(image_shape) != 3:
         raise ValueError(f"glow: expected images (H, W, C), got events of shape {image_shape}")
@@ -86,15 +89,25 @@ def glow_body(
             f"glow: expected image edges divisible by 2^{len(steps)} for {len(steps)} levels, got "
             f"{height}x{width_px}"
         )
+    widths = [width] * len(steps) if isinstance(width, int) else list(width)
+    if len(widths) != len(steps):
+        raise ValueError(f"glow: expected {len(steps)} widths, one a level, got {widths}")
+
+    def level(num: int, channels: int, inside: int) -> Bijector:
+        def conditioner(num_outputs: int) -> Conditioner:
+            return ResidualConv(num_outputs, inside, num_blocks)
+
+        pair = coupling_pair(coupling, channels, conditioner)
+        step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
+        return bj.chain(bj.squeeze(), bj.repeat(step, num, unroll))
+
     levels = []
-    for index, num in enumerate(steps):
-        channels = channels * 4 if index == 0 else channels * 2
-        step = bj.chain(
-            bj.actnorm(),
-            bj.invertible_linear(linear),
-            coupling_pair(coupling, channels, lambda n: ResidualConv(n, width, num_blocks)),
-        )
-        levels.append(bj.chain(bj.squeeze(), bj.repeat(step, num, unroll)))
+    for index, (num, inside) in enumerate(zip(steps, widths, strict=True)):
+        channels *= 4 if index == 0 else 2
+        levels.append(level(num, channels, inside))
+    if split_last:
+        levels.append(bj.identity())
+        channels //= 2
     z_f = (height // factor, width_px // factor, channels)
     return bj.chain(bj.logit(alpha), bj.multiscale(*levels)), z_f
 
@@ -136,7 +149,7 @@ def glow(
     num_classes: int,
     *,
     steps: Sequence[int] = (4, 4),
-    width: int = 64,
+    width: int | Sequence[int] = 64,
     num_blocks: int = 1,
     head_steps: int = 8,
     head_width: int = 64,
@@ -146,6 +159,7 @@ def glow(
     head_coupling: CouplingName = "affine",
     alpha: float = 0.05,
     unroll: int = 1,
+    split_last: bool = False,
 ) -> SemiConditionalFlow:
     """SCNF-GLOW: a Glow body and a head of conditional coupling steps.
 
@@ -163,6 +177,7 @@ def glow(
       head_coupling: of the head.
       alpha: of the logit.
       unroll: of the scans over layers.
+      split_last: see :func:`glow_body`.
 
     Returns:
       The model.
@@ -178,7 +193,9 @@ def glow(
       >>> model.log_posterior(params, x).shape
       (4, 10)
     """
-    body, z_f = glow_body(image_shape, steps, width, num_blocks, linear, coupling, alpha, unroll)
+    body, z_f = glow_body(
+        image_shape, steps, width, num_blocks, linear, coupling, alpha, unroll, split_last
+    )
     head = coupling_head(z_f, head_steps, head_width, head_blocks, linear, head_coupling, unroll)
     return semi_conditional_flow(body, head, num_classes)
 
@@ -188,12 +205,13 @@ def gmm(
     num_classes: int,
     *,
     steps: Sequence[int] = (4, 4),
-    width: int = 64,
+    width: int | Sequence[int] = 64,
     num_blocks: int = 1,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
     alpha: float = 0.05,
     unroll: int = 1,
+    split_last: bool = False,
 ) -> SemiConditionalFlow:
     """SCNF-GMM: a Glow body, and one Gaussian a class on ``z_f``.
 
@@ -207,6 +225,7 @@ def gmm(
       coupling: of the body.
       alpha: of the logit.
       unroll: of the scans over layers.
+      split_last: see :func:`glow_body`.
 
     Returns:
       The model.
@@ -214,5 +233,7 @@ def gmm(
     References:
       Atanov et al. 2019, section 4 (SCNF-GMM), https://arxiv.org/abs/1905.00505
     """
-    body, _ = glow_body(image_shape, steps, width, num_blocks, linear, coupling, alpha, unroll)
+    body, _ = glow_body(
+        image_shape, steps, width, num_blocks, linear, coupling, alpha, unroll, split_last
+    )
     return semi_conditional_flow(body, bj.conditional_shift(start_scale=0.1), num_classes)

@@ -64,7 +64,9 @@ def plot_samples(
     grid = grid.transpose(0, 2, 1, 3, 4).reshape(classes * (height + 1), -1, channels)
     figure, axis = _subplots(1, 1, figsize=(0.6 * per_class + 1, 0.6 * classes + 0.8))
     axis.imshow(grid.squeeze() if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
-    axis.set_yticks(np.arange(classes) * (height + 1) + height / 2, [str(k) for k in range(classes)])
+    axis.set_yticks(
+        np.arange(classes) * (height + 1) + height / 2, [str(k) for k in range(classes)]
+    )
     axis.set_xticks([])
     axis.set(ylabel="class y", title="samples x ~ p(x | y), temperature 1")
     _save(figure, path)

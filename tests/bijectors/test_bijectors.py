@@ -179,9 +179,7 @@ def test_mixture_inverse_gradient_is_implicit_gradient() -> None:
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.RandomState(0).randn(5, 2))
         layer = bj.mixture_coupling(mlp(11), num_components=3)
-        params = jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float64), perturbed(layer.init(KEY, x))
-        )
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), perturbed(layer.init(KEY, x)))
         z, _ = layer.forward(params, x)
         forward = jax.jacfwd(lambda p: layer.forward(p, x)[0])(params)
         inverse = jax.jacfwd(lambda p: layer.inverse(p, z)[0])(params)
