@@ -1,6 +1,6 @@
 """Mean and spread of runs that differ in their seeds.
 
-    python benchmarks/summarize.py runs/digits-0 runs/digits-1 runs/digits-2
+python benchmarks/summarize.py runs/digits-0 runs/digits-1 runs/digits-2
 """
 
 import argparse

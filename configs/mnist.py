@@ -17,11 +17,11 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
-    config.steps = 5000
+    config.steps = 2400
     config.batch_size = 128
     config.labelled_fraction = 0.2
-    config.eval_every = 500
-    config.checkpoint_every = 250
+    config.eval_every = 300
+    config.checkpoint_every = 300
     config.steps_per_call = 10
     config.eval_batch_size = 1000
     config.model = {
@@ -38,9 +38,9 @@ def get_config(mode: str = "full") -> ConfigDict:
         "name": "adam",
         "learning_rate": 1e-3,
         "schedule": "cosine",
-        "warmup_steps": 200,
+        "warmup_steps": 100,
         "clip_norm": 500.0,
-        "ema_decay": 0.999,
+        "ema_decay": 0.998,
     }
     config.objective = {
         "name": "sgd",
@@ -49,7 +49,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         "consistency_weight": 5000.0,
         "temperature": 50.0,
     }
-    config.augment = {"shift": 2.0, "rotate": 15.0, "scale": 0.15}
+    config.augment = {"translate": 2, "likelihood": True}
     if mode == "tiny":
         config.steps = config.eval_every = config.checkpoint_every = 20
         config.batch_size = 16

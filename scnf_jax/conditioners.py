@@ -178,7 +178,7 @@ class ActNorm(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """Normalises ``h [batch, ..., C]``."""
-        moments = channel_moments(h)
+        moments = channel_moments(h.astype(jnp.promote_types(h.dtype, jnp.float32)))
         bias = self.param("bias", lambda _: moments[0])
         log_scale = self.param("log_scale", lambda _: -jnp.log(moments[1]))
         return (h - bias.astype(h.dtype)) * jnp.exp(log_scale).astype(h.dtype)

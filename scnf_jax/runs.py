@@ -231,7 +231,8 @@ def _check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     saved, _ = _read_config(folder)
-    now, then = _dotted(config), _dotted(saved)
+    # Parsed, so that a setting that is newer than the folder counts with its default.
+    now, then = _dotted(config), _dotted(dataclasses.asdict(parse_config(saved)))
     differ = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
     if differ:
         listed = "; ".join(f"{k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differ)

@@ -89,28 +89,33 @@ class ObjectiveOptions:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentOptions:
-    """Bounds of random views; see :func:`~scnf_jax.data.random_affine`.
+    """How far random views are from the objects; all 0: no views.
 
     Attributes:
-      shift: in pixels.
-      rotate: in degrees.
-      scale: of the logarithm of the factor.
+      translate: of images, bound in whole pixels; see
+        :func:`~scnf_jax.data.random_affine`.
+      shift: of images, bound in pixels, with interpolation.
+      rotate: of images, bound in degrees.
+      scale: of images, bound of the logarithm of the factor.
+      noise: of vectors, standard deviation of normal noise, in units of the data.
       likelihood: whether the likelihood, too, sees such views instead of the images.
     """
 
+    translate: int = 0
     shift: float = 0.0
     rotate: float = 0.0
     scale: float = 0.0
+    noise: float = 0.0
     likelihood: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("shift", "rotate", "scale"):
+        for field in ("translate", "shift", "rotate", "scale", "noise"):
             check_range(f"augment.{field}", getattr(self, field), 0.0)
 
     @property
-    def active(self) -> bool:
-        """Whether views differ from the images."""
-        return bool(self.shift or self.rotate or self.scale)
+    def of_images(self) -> bool:
+        """Whether views of images differ from the images."""
+        return bool(self.translate or self.shift or self.rotate or self.scale)
 
 
 class TrainData(NamedTuple):
@@ -283,8 +288,12 @@ def make_trainer(
       ValueError: for settings that contradict each other or the mesh.
     """
     parallel.check_batch(batch_size, mesh)
-    if augment.active and num_levels is None:
-        raise ValueError("augment: expected no augmentation of vectors; set its bounds to 0")
+    if augment.of_images and num_levels is None:
+        raise ValueError("augment: vectors are not moved or turned; for them set noise")
+    if augment.noise and num_levels is not None:
+        raise ValueError(
+            "augment: noise is of vectors; for images set translate, shift, rotate or scale"
+        )
     if labelled_fraction is not None:
         check_range("labelled_fraction", labelled_fraction, 0.0, 1.0)
     transform = make_optimizer(optimizer, steps)
@@ -294,8 +303,11 @@ def make_trainer(
 
     def view(key: Array, x: Array, changed: bool) -> Array:
         view_key, noise_key = jax.random.split(key)
-        if changed and augment.active:
-            x = random_affine(view_key, x, augment.shift, augment.rotate, augment.scale)
+        if changed and augment.noise:
+            x = x + augment.noise * jax.random.normal(view_key, x.shape)
+        if changed and augment.of_images:
+            bounds = (augment.translate, augment.shift, augment.rotate, augment.scale)
+            x = random_affine(view_key, x, *bounds)
         return dequantize(noise_key, x, num_levels)
 
     def batch_of(key: Array, data: TrainData) -> tuple[Array, Array]:

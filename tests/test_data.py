@@ -156,7 +156,7 @@ def test_unknown_and_unprepared_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     builder = tfds.builder
     monkeypatch.setattr(tfds, "builder", lambda name: builder(name, data_dir=tmp_path))
-    with pytest.raises(ValueError, match="not prepared in .* download_and_prepare"):
+    with pytest.raises(ValueError, match="not prepared in .*download_and_prepare"):
         load_dataset("mnist")
 
 
@@ -191,6 +191,10 @@ def test_random_affine() -> None:
     np.testing.assert_array_equal(random_affine(key, image), image)
     turned = random_affine(key, image, rotate=90.0, scale=0.0)
     np.testing.assert_allclose(turned[:, 4, 4], 16.0)
+    whole = random_affine(key, image, translate=2)
+    np.testing.assert_array_equal(jnp.sort(whole.reshape(64, -1)), jnp.sort(image.reshape(64, -1)))
+    corners = {tuple(np.argwhere(plane)[0]) for plane in np.asarray(whole[..., 0])}
+    assert {row for row, _ in corners} == {column for _, column in corners} == set(range(2, 7))
     moved = random_affine(key, image, shift=2.0)
     mass = moved.sum((1, 2, 3))
     np.testing.assert_allclose(mass, 16.0, atol=2.0)

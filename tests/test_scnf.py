@@ -1,6 +1,10 @@
 """The model: exactness, cost, and what it gives back."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -147,62 +151,69 @@ def test_density_integrates_to_one() -> None:
     assert abs(integral - 1.0) < 0.01
 
 
-def count(jaxpr: jax.extend.core.Jaxpr, name: str) -> int:
-    """How often a primitive stands in a jaxpr, subprograms included."""
-    total = 0
+def equations(jaxpr: jax.extend.core.Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """All equations, and how often each runs: loops are multiplied out."""
     for equation in jaxpr.eqns:
-        total += equation.primitive.name == name
-        for value in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda v: isinstance(v, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr),
-        ):
-            if isinstance(value, jax.extend.core.ClosedJaxpr):
-                total += count(value.jaxpr, name)
-            elif isinstance(value, jax.extend.core.Jaxpr):
-                total += count(value, name)
-    return total
-
-
-def body_work(jaxpr: jax.extend.core.Jaxpr) -> int:
-    """Multiply-adds of all convolutions: only the body of the wide model has them."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
-            total += int(np.prod(out) * np.prod(kernel[:-1]))
+        yield equation, times
+        repeats = times * equation.params.get("length", 1)
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             if isinstance(inner, jax.extend.core.Jaxpr):
-                total += body_work(inner)
+                yield from equations(inner, repeats)
+
+
+def multiply_adds(jaxpr: jax.extend.core.Jaxpr) -> int:
+    total = 0
+    for equation, times in equations(jaxpr):
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            sizes = [equation.invars[0].aval.shape[axis] for axis in contracted]
+            total += times * int(np.prod(equation.outvars[0].aval.shape) * np.prod(sizes))
     return total
 
 
 def test_body_runs_once_whatever_the_number_of_labels() -> None:
-    def program(num_classes: int) -> jax.extend.core.Jaxpr:
-        model = glow((16, 16, 1), num_classes, steps=(1, 1), width=32, head_steps=1, head_width=8)
-        x = jnp.full((4, 16, 16, 1), 0.5)
-        params = jax.eval_shape(model.init, KEY, x)
-        return jax.make_jaxpr(model.log_joint)(params, x).jaxpr
+    def work(num_classes: int) -> tuple[int, int]:
+        """Multiply-adds of the one call of the body, and of everything else."""
+        model = glow(IMAGE, num_classes, steps=(2, 2), width=16, head_steps=1, head_width=8)
 
-    two, hundred = program(2), program(100)
-    assert body_work(two) == body_work(hundred) > 0
-    for primitive in ("conv_general_dilated", "dot_general", "scan"):
-        assert count(two, primitive) == count(hundred, primitive) > 0
+        def body_forward(params: Any, x: jax.Array, context: Any = None) -> Any:
+            return body.forward(params, x, context)
+
+        body = model.body
+        named = body._replace(forward=jax.jit(body_forward))
+        model = semi_conditional_flow(named, model.head, num_classes)
+        x = jnp.full((4, *IMAGE), 0.5)
+        params = jax.eval_shape(model.init, KEY, x)
+        program = jax.make_jaxpr(model.log_joint)(params, x).jaxpr
+        calls = [
+            (equation, times)
+            for equation, times in equations(program)
+            if equation.params.get("name") == "body_forward"
+        ]
+        ((call, times),) = calls
+        assert times == 1
+        of_body = multiply_adds(call.params["jaxpr"].jaxpr)
+        return of_body, multiply_adds(program) - of_body
+
+    body_2, head_2 = work(2)
+    body_100, head_100 = work(100)
+    assert body_2 == body_100 > 0
+    assert head_2 < head_100
 
 
 def test_first_head_layer_sees_the_object_once() -> None:
     """``W_x x`` must not be batched over labels, where the body's latent goes in."""
-    model = semi_conditional_flow(bj.identity(), bj.affine_coupling(MLP(6, hidden=(8,))), 50)
-    x = jnp.ones((4, 6))
+    num_classes, batch, width = 50, 4, 8
+    head = bj.affine_coupling(MLP(6, hidden=(width,)))
+    model = semi_conditional_flow(bj.identity(), head, num_classes)
+    x = jnp.ones((batch, 6))
     params = model.init(KEY, x)
-    shapes = [
-        equation.outvars[0].aval.shape
-        for equation in jax.make_jaxpr(model.log_joint)(params, x).jaxpr.eqns
-        if equation.primitive.name == "dot_general"
-    ]
-    flat = jax.make_jaxpr(model.log_joint)(params, x)
-    assert "4,8" in str(flat).replace(" ", "")
-    assert all(shape[-2:] != (4, 8) or len(shape) == 2 for shape in shapes)
+    program = jax.make_jaxpr(model.log_joint)(params, x).jaxpr
+    input_layer = batch * 3 * width
+    context_layer = num_classes * num_classes * width
+    output_layer = num_classes * batch * width * 6
+    assert multiply_adds(program) == input_layer + context_layer + output_layer
 
 
 def test_many_labels_in_slices_give_the_same() -> None:

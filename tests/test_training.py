@@ -71,6 +71,23 @@ def test_one_compilation_and_no_callback() -> None:
     assert "callback" not in program
 
 
+def test_evaluation_compiles_once() -> None:
+    traced = chex.assert_max_traces(MODEL.log_joint, n=1)
+    mesh = parallel.data_mesh()
+    made = make_trainer(
+        MODEL._replace(log_joint=traced),
+        seed=0,
+        steps=1,
+        batch_size=4,
+        num_levels=None,
+        mesh=mesh,
+        eval_batch_size=16,
+    )
+    params = MODEL.init(jax.random.key(0), jnp.asarray(X))
+    for _ in range(3):
+        made.evaluate(params, X)
+
+
 def test_state_is_donated() -> None:
     made, data = trainer()
     state = made.init(data)
@@ -219,7 +236,7 @@ def test_bad_options(options: type, changes: dict[str, Any], message: str) -> No
 
 
 def test_contradictions() -> None:
-    with pytest.raises(ValueError, match="no augmentation of vectors"):
+    with pytest.raises(ValueError, match="for them set noise"):
         trainer(augment=AugmentOptions(shift=1.0))
     with pytest.raises(ValueError, match="labelled_fraction"):
         trainer(labelled_fraction=1.5)

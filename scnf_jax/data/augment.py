@@ -31,16 +31,22 @@ def dequantize(key: Array, x: Array, num_levels: int | None) -> Array:
 
 
 def random_affine(
-    key: Array, images: Array, shift: float = 0.0, rotate: float = 0.0, scale: float = 0.0
+    key: Array,
+    images: Array,
+    translate: int = 0,
+    shift: float = 0.0,
+    rotate: float = 0.0,
+    scale: float = 0.0,
 ) -> Array:
-    """Shifts, rotates and scales every image by amounts of its own.
+    """Moves, rotates and scales every image by amounts of its own.
 
-    Values between pixels are interpolated linearly and rounded to grey levels; outside
+    ``translate`` alone moves grey levels without changing them. Otherwise values between pixels are interpolated linearly and rounded to grey levels; outside
     of the image is 0.
 
     Args:
       key: of the draws, uniform in plus or minus the bounds below.
       images: grey levels ``[batch, H, W, C]``.
+      translate: bound in whole pixels, each axis.
       shift: bound in pixels, each axis.
       rotate: bound in degrees.
       scale: bound of the logarithm of the factor, each axis.
@@ -51,6 +57,9 @@ def random_affine(
     batch, height, width, _ = images.shape
     bounds = jnp.array([shift, shift, jnp.deg2rad(rotate), scale, scale], jnp.float32)
     amounts = jax.random.uniform(key, (batch, 5), minval=-1.0, maxval=1.0) * bounds
+    whole_key = jax.random.fold_in(key, 1)
+    whole = jax.random.randint(whole_key, (batch, 2), -translate, translate + 1)
+    amounts = amounts.at[:, :2].add(whole)
     center = jnp.array([(height - 1) / 2, (width - 1) / 2])
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     grid = jnp.stack([rows, columns], -1) - center
