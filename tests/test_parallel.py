@@ -20,7 +20,7 @@ dataset = load_dataset("digits")
 labels = mask_labels(dataset.train_y, 100, 0, 10)
 model = glow((8, 8, 1), 10, steps=(1, 1), width=8, head_steps=1, head_width=8, linear="lu")
 losses, text = {}, {}
-for count in (1, 2, 8):
+for count in (1, 8):
     mesh = parallel.data_mesh(jax.devices()[:count])
     trainer = make_trainer(
         model, seed=0, steps=20, batch_size=32, num_levels=17, mesh=mesh, steps_per_call=20,
@@ -29,14 +29,14 @@ for count in (1, 2, 8):
         optimizer=OptimizerOptions(learning_rate=1e-4), eval_batch_size=64)
     data = make_data(dataset.train_x, labels, mesh)
     state = trainer.init(data)
-    text[count] = trainer.run_chunk.lower(state, data).compile().as_text()
-    state, metrics = trainer.run_chunk(state, data)
+    compiled = trainer.run_chunk.lower(state, data).compile()
+    text[count] = compiled.as_text()
+    state, metrics = compiled(state, data)
     losses[count] = np.asarray(metrics["loss"])
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
     scores = trainer.evaluate(state.params, dataset.test_x)
     assert scores[0].shape == (500,) and scores[1].shape == (500, 10)
-for count in (2, 8):
-    np.testing.assert_allclose(losses[count], losses[1], rtol=1e-5)
+np.testing.assert_allclose(losses[8], losses[1], rtol=1e-5)
 assert "all-reduce" in text[8] and "all-reduce" not in text[1]
 try:
     make_trainer(model, seed=0, steps=1, batch_size=12, num_levels=17, mesh=mesh)

@@ -40,8 +40,9 @@ def random_affine(
 ) -> Array:
     """Moves, rotates and scales every image by amounts of its own.
 
-    ``translate`` alone moves grey levels without changing them. Otherwise values between pixels are interpolated linearly and rounded to grey levels; outside
-    of the image is 0.
+    ``translate`` alone moves grey levels without changing them. With the others, values
+    between pixels are interpolated linearly and rounded to grey levels. Outside of the
+    image is 0.
 
     Args:
       key: of the draws, uniform in plus or minus the bounds below.
