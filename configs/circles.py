@@ -7,47 +7,12 @@
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from configs import moons
 
 
 def get_config(mode: str = "full") -> ConfigDict:
-    """``:tiny`` behind the file's name trains 20 steps of a small flow, as a check."""
-    config = ConfigDict()
+    """The settings of ``configs/moons.py`` on the other set of points, with the same modes."""
+    config = moons.get_config(mode)
     config.dataset = "circles"
-    config.num_labelled = 10
-    config.validation_size = 0
-    config.seed = 0
-    config.label_seed = placeholder(int)  # not given: that of config.seed
-    config.steps = 800
-    config.batch_size = 256
-    config.labelled_fraction = 0.02
-    config.eval_every = 100
-    config.checkpoint_every = 400
-    config.steps_per_call = 50
-    config.model = {
-        "name": "vector",
-        "steps": 3,
-        "head_steps": 2,
-        "hidden": (32, 32),
-        "coupling": "spline",
-    }
-    config.optimizer = {
-        "name": "adam",
-        "learning_rate": 2e-3,
-        "schedule": "cosine",
-        "clip_norm": 5.0,
-        "ema_decay": 0.99,
-    }
-    config.objective = {
-        "name": "sgd",
-        "refresh_every": 1,
-        "classification_weight": 1.0,
-        "consistency_weight": 1.0,
-    }
-    config.augment = {"noise": 0.15}
-    if mode == "tiny":
-        config.steps = config.eval_every = config.checkpoint_every = 20
-        config.model.update({"steps": 1, "head_steps": 1})
-    elif mode != "full":
-        raise ValueError(f"configs/circles.py: expected :full or :tiny, got :{mode}")
     return config

@@ -315,6 +315,7 @@ class _Loop:
         self.checkpoints = experiment.folder / "checkpoints"
         self.state, self.meta = self._start()
         self.step = int(self.state.step)
+        self.newest_error: dict[str, float] = {}
         self.log = MetricsLog(experiment.folder, self.step)
         self.progress = Progress(self.options.steps, self.step)
 
@@ -338,7 +339,7 @@ class _Loop:
         try:
             while self.step < options.steps:
                 train_metrics = self._chunk()
-                self.progress.advance(options.chunk, train_metrics)
+                self.progress.advance(options.chunk, train_metrics | self.newest_error)
                 if self.step % options.eval_every == 0 or self.step == options.steps:
                     self._evaluate(train_metrics)
                 if self.received:
@@ -396,6 +397,7 @@ class _Loop:
         scores = self.experiment.trainer.evaluate(usable_params(self.state), dataset.test_x)
         measured = summarize_scores(*scores, dataset)
         self.log.write(self.step, "test", measured)
+        self.newest_error = {"error_percent": measured["error_percent"]}
         speed = train_metrics.get("images_per_second", math.nan)
         self.progress.line(self.step, {**measured, "images_per_second": speed})
         return measured
