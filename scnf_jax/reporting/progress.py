@@ -45,4 +45,7 @@ class Progress:
 
 
 def _format(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+    def shown(value: float) -> str:
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+    return "  ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in metrics.items())
