@@ -45,7 +45,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Exit codes: 0 trained; 1 diverged; 2 bad settings, data or folder; 128 + n on signal n."""
     del argv
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # the libraries log their own progress
     workdir = _WORKDIR.value or str(Path("runs") / _name(flags.FLAGS["config"].config_filename))
     try:
         experiment = runs.prepare(_CONFIG.value.to_dict(), workdir)
