@@ -91,8 +91,9 @@ class ResidualConv(nn.Module):
     Attributes:
       num_outputs: channels of the result.
       width: channels inside.
-      num_blocks: residual blocks of two 3x3 convolutions.
-      padding: ``zeros``, or ``reflect`` for the first convolution as in the authors' code.
+      num_blocks: residual blocks of two convolutions.
+      pointwise: whether the blocks' convolutions are 1x1 instead of 3x3.
+      padding: ``zeros``, or ``reflect`` as in the authors' code.
       normalize: as in :class:`ResidualMLP`.
       dtype: of the computation.
     """
@@ -100,6 +101,7 @@ class ResidualConv(nn.Module):
     num_outputs: int
     width: int = 64
     num_blocks: int = 4
+    pointwise: bool = False
     padding: Padding = "zeros"
     normalize: bool = False
     dtype: Dtype = None
@@ -109,12 +111,18 @@ class ResidualConv(nn.Module):
         """Computes ``theta`` of ``x`` and ``context``."""
         h = Conv3x3(self.width, self.padding, dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.width, self.dtype)
+
+        def inner(h: Array) -> Array:
+            if self.pointwise:
+                return nn.Dense(self.width, dtype=self.dtype)(h)
+            return Conv3x3(self.width, self.padding, dtype=self.dtype)(h)
+
         for _ in range(self.num_blocks):
-            r = Conv3x3(self.width, dtype=self.dtype)(nn.relu(h))
-            h = h + Conv3x3(self.width, dtype=self.dtype)(nn.relu(r))
+            h = h + inner(nn.relu(inner(nn.relu(h))))
         h = ActNorm()(h) if self.normalize else h
         last = Conv3x3(
             self.num_outputs,
+            self.padding,
             kernel_init=nn.initializers.zeros_init(),
             dtype=self.dtype,
             name="output",
@@ -162,14 +170,27 @@ class Conv3x3(nn.Module):
         return y + bias
 
 
-@jax.checkpoint  # nine times the input, cheaper to make again than to keep for the gradient
 def _patch_product(padded: Array, kernel: Array) -> Array:
+    """The convolution as one product, with the nine shifts on the side of fewer channels.
+
+    Either nine shifted views of the input are joined and multiplied with the kernel, or
+    the input is multiplied with nine kernels at once and the shifted products are added.
+    What is copied is then small, in the gradient too.
+    """
     batch, height, width = padded.shape[0], padded.shape[1] - 2, padded.shape[2] - 2
+    inputs, outputs = kernel.shape[2:]
     shifts = [(row, column) for row in range(3) for column in range(3)]
-    patches = jnp.concatenate([padded[:, r : r + height, c : c + width] for r, c in shifts], -1)
-    rows = patches.reshape(-1, patches.shape[-1])
-    y = rows @ kernel.reshape(-1, kernel.shape[-1])
-    return y.reshape(batch, height, width, -1)
+
+    def shifted(x: Array, row: int, column: int) -> Array:
+        return x[:, row : row + height, column : column + width]
+
+    if inputs <= outputs:
+        patches = jnp.concatenate([shifted(padded, r, c) for r, c in shifts], -1)
+        y = patches.reshape(-1, 9 * inputs) @ kernel.reshape(9 * inputs, outputs)
+        return y.reshape(batch, height, width, outputs)
+    kernels = kernel.transpose(2, 0, 1, 3).reshape(inputs, 9 * outputs)
+    products = (padded.reshape(-1, inputs) @ kernels).reshape(*padded.shape[:3], 9, outputs)
+    return sum(shifted(products[..., k, :], r, c) for k, (r, c) in enumerate(shifts))
 
 
 class ActNorm(nn.Module):

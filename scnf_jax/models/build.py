@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scnf_jax.models.glow import glow, gmm
+from scnf_jax.models.paper import paper
 from scnf_jax.models.vector import vector
 from scnf_jax.options import suggest
 from scnf_jax.scnf import SemiConditionalFlow
@@ -12,6 +13,7 @@ from scnf_jax.scnf import SemiConditionalFlow
 BUILDERS: dict[str, Callable[..., SemiConditionalFlow]] = {
     "glow": glow,
     "gmm": gmm,
+    "paper": paper,
     "vector": vector,
 }
 
