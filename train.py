@@ -1,12 +1,16 @@
 """Trains a semi-conditional normalizing flow: ``python train.py --config=configs/digits.py``."""
 
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from scnf_jax import runs
+from scnf_jax.baselines import run_baseline
 from scnf_jax.checkpoints import CheckpointError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,8 +51,12 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)  # the libraries log their own progress
     workdir = _WORKDIR.value or str(Path("runs") / _name(flags.FLAGS["config"].config_filename))
+    config = _CONFIG.value.to_dict()
     try:
-        experiment = runs.prepare(_CONFIG.value.to_dict(), workdir)
+        if "baseline" in config:
+            _report(run_baseline(config, workdir, _command()), workdir)
+            return
+        experiment = runs.prepare(config, workdir, _command())
     except ValueError as error:
         sys.exit(_complain(str(error)))
     try:
@@ -61,11 +69,28 @@ def main(argv: list[str]) -> None:
     except runs.Diverged as error:
         sys.stderr.write(f"train.py: {error}\n")
         sys.exit(1)
+    _report(summary, experiment.folder)
+
+
+def _command() -> str:
+    """What was typed, but for the folder."""
+    arguments = iter(sys.argv[1:])
+    kept = []
+    for argument in arguments:
+        if argument in ("--workdir", "-workdir"):
+            next(arguments, None)
+        elif not argument.lstrip("-").startswith("workdir="):
+            kept.append(argument)
+    return shlex.join(["python", "train.py", *kept])
+
+
+def _report(summary: Mapping[str, Any], folder: object) -> None:
+    bits = summary["bits_per_dim"]
+    density = "no density" if bits is None else f"{bits:.3f} bits/dim"
     print(
         f"{summary['evaluated_on']} error {summary['test_error_percent']:.2f}%, "
-        f"{summary['bits_per_dim']:.3f} bits/dim, {summary['num_labelled']} labels, "
-        f"{summary['train_seconds']:.0f} s of training; figures and summary.json in "
-        f"{experiment.folder}"
+        f"{density}, {summary['num_labelled']} labels, "
+        f"{summary['train_seconds']:.0f} s of training; summary.json is in {folder}"
     )
 
 

@@ -7,6 +7,7 @@ in its first layer, so that ``W_x x`` is computed once when labels are vmapped, 
 starts its last layer at zero.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -91,8 +92,7 @@ class ResidualConv(nn.Module):
     Attributes:
       num_outputs: channels of the result.
       width: channels inside.
-      num_blocks: residual blocks of two convolutions.
-      pointwise: whether the blocks' convolutions are 1x1 instead of 3x3.
+      num_blocks: residual blocks of two 3x3 convolutions.
       padding: ``zeros``, or ``reflect`` as in the authors' code.
       normalize: as in :class:`ResidualMLP`.
       dtype: of the computation.
@@ -101,7 +101,6 @@ class ResidualConv(nn.Module):
     num_outputs: int
     width: int = 64
     num_blocks: int = 4
-    pointwise: bool = False
     padding: Padding = "zeros"
     normalize: bool = False
     dtype: Dtype = None
@@ -111,14 +110,9 @@ class ResidualConv(nn.Module):
         """Computes ``theta`` of ``x`` and ``context``."""
         h = Conv3x3(self.width, self.padding, dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.width, self.dtype)
-
-        def inner(h: Array) -> Array:
-            if self.pointwise:
-                return nn.Dense(self.width, dtype=self.dtype)(h)
-            return Conv3x3(self.width, self.padding, dtype=self.dtype)(h)
-
         for _ in range(self.num_blocks):
-            h = h + inner(nn.relu(inner(nn.relu(h))))
+            r = Conv3x3(self.width, self.padding, dtype=self.dtype)(nn.relu(h))
+            h = h + Conv3x3(self.width, self.padding, dtype=self.dtype)(nn.relu(r))
         h = ActNorm()(h) if self.normalize else h
         last = Conv3x3(
             self.num_outputs,
@@ -190,7 +184,8 @@ def _patch_product(padded: Array, kernel: Array) -> Array:
         return y.reshape(batch, height, width, outputs)
     kernels = kernel.transpose(2, 0, 1, 3).reshape(inputs, 9 * outputs)
     products = (padded.reshape(-1, inputs) @ kernels).reshape(*padded.shape[:3], 9, outputs)
-    return sum(shifted(products[..., k, :], r, c) for k, (r, c) in enumerate(shifts))
+    parts = [shifted(products[..., k, :], r, c) for k, (r, c) in enumerate(shifts)]
+    return functools.reduce(jnp.add, parts)
 
 
 class ActNorm(nn.Module):

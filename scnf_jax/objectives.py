@@ -71,6 +71,7 @@ def consistency(
     label: Array,
     temperature: float = 1.0,
     confidence: float = 0.0,
+    sharpening: float = 1.0,
 ) -> Array:
     """Cross-entropy of a second view's posterior to what the first view says.
 
@@ -82,17 +83,20 @@ def consistency(
       target_log_joint: ``[batch, K]`` of the first view.
       label: ``[batch]``, -1 for "not known".
       temperature: divides both log-joints first.
-      confidence: rows without a label count only where the first view's largest
+      confidence: rows without a label count only where the target's largest
         probability reaches it.
+      sharpening: power of the target's probabilities, before they are normalised again.
 
     Returns:
       ``[batch]``, to be descended.
 
     References:
       Izmailov et al. 2020, "Semi-Supervised Learning with Normalizing Flows", section
-      3.3 (FlowGMM-cons), https://arxiv.org/abs/1912.13025
+      3.3 (FlowGMM-cons), https://arxiv.org/abs/1912.13025; Berthelot et al. 2019,
+      "MixMatch", section 3.2 (sharpening), https://arxiv.org/abs/1905.02249
     """
-    q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint) / temperature, -1)
+    target = jax.lax.stop_gradient(target_log_joint) / temperature
+    q = jax.nn.softmax(sharpening * target, -1)
     log_posterior = jax.nn.log_softmax(log_joint / temperature, -1)
     sure = jnp.max(q, -1) >= confidence
     unlabelled = jnp.where(sure, -jnp.sum(q * log_posterior, -1), 0.0)

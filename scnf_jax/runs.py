@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import math
 import os
 import signal
@@ -19,15 +18,21 @@ from jax.sharding import Mesh
 from scnf_jax import checkpoints, metrics, parallel
 from scnf_jax.bijectors.base import Params
 from scnf_jax.data import Dataset, load_dataset, mask_labels
-from scnf_jax.models import build_model
+from scnf_jax.folders import (
+    Settings,
+    check_same_config,
+    claimed,
+    read_settings,
+    write_json,
+    write_settings,
+)
+from scnf_jax.losses import AugmentOptions, Model, ObjectiveOptions
+from scnf_jax.models import StackedVAE, build_model
 from scnf_jax.options import check_positive, check_range, from_mapping
 from scnf_jax.reporting import figures
 from scnf_jax.reporting.log import MetricsLog, read_metrics
 from scnf_jax.reporting.progress import Progress
-from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.training import (
-    AugmentOptions,
-    ObjectiveOptions,
     OptimizerOptions,
     Trainer,
     TrainState,
@@ -74,8 +79,8 @@ class RunOptions:
       validation_size: train objects that take the place of the test set, so that
         settings can be chosen without test labels; 0: the test set.
       optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
-      objective: see :class:`~scnf_jax.training.ObjectiveOptions`.
-      augment: see :class:`~scnf_jax.training.AugmentOptions`.
+      objective: see :class:`~scnf_jax.losses.ObjectiveOptions`.
+      augment: see :class:`~scnf_jax.losses.AugmentOptions`.
     """
 
     dataset: str
@@ -127,13 +132,13 @@ class LoadedRun(NamedTuple):
     """A trained model; see :func:`load_run`.
 
     Attributes:
-      model: the density.
+      model: the density; for ``m1m2`` the :class:`~scnf_jax.models.StackedVAE`.
       params: those to use: the averaged ones where averaging was on.
       config: the settings of the run, as plain dicts.
       step: steps that the parameters have been trained for.
     """
 
-    model: SemiConditionalFlow
+    model: Model
     params: Params
     config: dict[str, Any]
     step: int
@@ -144,11 +149,12 @@ class Experiment:
     """A run that is set up, before its first step; see :func:`prepare`."""
 
     folder: Path
+    command: str
     config: dict[str, Any]
     options: RunOptions
     dataset: Dataset
     labels: np.ndarray
-    model: SemiConditionalFlow
+    model: Model
     mesh: Mesh
     trainer: Trainer
 
@@ -180,12 +186,15 @@ def parse_config(config: Mapping[str, Any]) -> RunOptions:
     return from_mapping(RunOptions, parsed, "")
 
 
-def prepare(config: Mapping[str, Any], folder: str | os.PathLike[str]) -> Experiment:
+def prepare(
+    config: Mapping[str, Any], folder: str | os.PathLike[str], command: str = ""
+) -> Experiment:
     """Checks everything that can be checked before training, and claims the run folder.
 
     Args:
       config: see :func:`parse_config`.
       folder: of the run; made where it is not there.
+      command: that trains this run, for its records.
 
     Returns:
       What :func:`train` takes.
@@ -197,7 +206,7 @@ def prepare(config: Mapping[str, Any], folder: str | os.PathLike[str]) -> Experi
     options = parse_config(config)
     path = Path(folder).expanduser().absolute()
     plain = dataclasses.asdict(options)
-    _check_folder(path, plain)
+    check_same_config(path, plain, lambda saved: dataclasses.asdict(parse_config(saved)))
     dataset = load_dataset(options.dataset, options.validation_size)
     labels = mask_labels(
         dataset.train_y,
@@ -222,69 +231,13 @@ def prepare(config: Mapping[str, Any], folder: str | os.PathLike[str]) -> Experi
         eval_batch_size=options.eval_batch_size,
         init_batch_size=options.init_batch_size,
     )
-    _write_config(path, plain, dataset)
-    return Experiment(path, plain, options, dataset, labels, model, mesh, trainer)
-
-
-def _check_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    saved, _ = _read_config(folder)
-    # Parsed, so that a setting that is newer than the folder counts with its default.
-    now, then = _dotted(config), _dotted(dataclasses.asdict(parse_config(saved)))
-    differ = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
-    if differ:
-        listed = "; ".join(f"{k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differ)
-        raise ValueError(
-            f"workdir: {folder} holds a run of another config ({listed}); give another --workdir, "
-            "or remove the folder to start again"
-        )
-
-
-def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def _write_config(folder: Path, config: Mapping[str, Any], dataset: Dataset) -> None:
     data = {
         "event_shape": dataset.event_shape,
         "num_classes": dataset.num_classes,
         "num_levels": dataset.num_levels,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", {"config": config, "data": data})
-    except OSError as error:
-        raise ValueError(f"workdir: expected a folder that can be written, got {error}") from None
-
-
-def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text())
-        return content["config"], content["data"]
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder}: expected a run folder, found no config.json; train one with "
-            "python train.py --config=configs/digits.py"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: expected a run's settings, got a damaged file ({error})"
-        ) from None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    write_settings(path, Settings(plain, data, command))
+    return Experiment(path, command, plain, options, dataset, labels, model, mesh, trainer)
 
 
 def train(experiment: Experiment) -> dict[str, Any]:
@@ -300,7 +253,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
       Diverged: after 20 steps in a row that were not finite; ``summary.json`` says so.
       Interrupted: on SIGTERM or SIGINT; the state is saved, the same command resumes.
     """
-    with _claimed(experiment.folder), _signals() as received:
+    with claimed(experiment.folder), _signals() as received:
         return _Loop(experiment, received).run()
 
 
@@ -379,14 +332,14 @@ class _Loop:
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             self._diverged(int(in_a_row))
         shown = ("loss", "bits_per_dim", "images_per_second")
-        return {name: record[name] for name in shown}
+        return {name: record[name] for name in shown if name in record}
 
     def _diverged(self, in_a_row: int) -> None:
         message = (
             f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
             f"{self.step}; lower optimizer.learning_rate or set optimizer.clip_norm"
         )
-        _write_json(
+        write_json(
             self.experiment.folder / "summary.json",
             {**self._summary(), "status": "diverged", "cause": message},
         )
@@ -411,6 +364,7 @@ class _Loop:
         return {
             "status": "finished",
             "dataset": options.dataset,
+            "command": self.experiment.command,
             "config": self.experiment.config,
             "num_labelled": int((self.experiment.labels >= 0).sum()),
             "seed": options.seed,
@@ -434,55 +388,55 @@ class _Loop:
         measured = last[-1] if last else self._evaluate({})
         summary = self._summary() | {
             "test_error_percent": measured["error_percent"],
-            "bits_per_dim": measured["bits_per_dim"],
-            "log_prob_nats": measured["log_prob"],
+            "bits_per_dim": measured.get("bits_per_dim"),
+            "log_prob_nats": measured.get("log_prob"),
         }
         params = usable_params(self.state)
         figures.plot_curves(
             folder / "curves.png", read_metrics(folder), dataset.num_levels is not None
         )
-        if dataset.num_levels is not None:
+        model = self.experiment.model
+        if isinstance(model, StackedVAE):
+            pass  # no density, no samples
+        elif dataset.num_levels is not None:
             key = jax.random.key(self.options.seed)
-            figures.plot_samples(folder / "samples.png", self.experiment.model, params, key)
+            figures.plot_samples(folder / "samples.png", model, params, key)
         elif dataset.event_shape == (2,):
-            extent, log_joint, integral = figures.density_grid(
-                self.experiment.model, params, dataset.train_x
-            )
+            extent, log_joint, integral = figures.density_grid(model, params, dataset.train_x)
             summary["density_integral"] = integral
             figures.plot_density(
                 folder / "density.png", extent, log_joint, dataset.train_x, self.experiment.labels
             )
-        _write_json(folder / "summary.json", summary)
+        write_json(folder / "summary.json", summary)
         return summary
 
 
 def summarize_scores(
-    log_prob: np.ndarray, log_posterior: np.ndarray, dataset: Dataset
+    log_prob: np.ndarray | None, log_posterior: np.ndarray, dataset: Dataset
 ) -> dict[str, float]:
     """Error, bits/dim and mean log-likelihood of a test set.
 
     Args:
-      log_prob: ``log p(x) [N]`` in nats.
+      log_prob: ``log p(x) [N]`` in nats; None for a model without a density.
       log_posterior: ``[N, K]``.
       dataset: that they were computed on.
 
     Returns:
-      ``error_percent``, ``bits_per_dim``, ``log_prob``.
+      ``error_percent``, and with a density ``bits_per_dim`` and ``log_prob``.
 
     Raises:
       RuntimeError: where bits/dim of grey levels is below 0: no density does that.
     """
+    measured = {"error_percent": metrics.error_percent(log_posterior, dataset.test_y)}
+    if log_prob is None:
+        return measured
     mean = float(np.mean(log_prob.astype(np.float64)))
     bits = metrics.bits_per_dim(mean, math.prod(dataset.event_shape), dataset.num_levels)
     if dataset.num_levels is not None and bits < 0:
         raise RuntimeError(
             f"bits/dim of {bits:.3f}: grey levels cannot have less than 0, so a log-det is wrong"
         )
-    return {
-        "error_percent": metrics.error_percent(log_posterior, dataset.test_y),
-        "bits_per_dim": bits,
-        "log_prob": mean,
-    }
+    return measured | {"bits_per_dim": bits, "log_prob": mean}
 
 
 def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
@@ -500,7 +454,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
       CheckpointError: where it has no checkpoint, or none that is whole.
     """
     path = Path(folder).expanduser().absolute()
-    config, data = _read_config(path)
+    config, data, _ = read_settings(path)
     options = parse_config(config)
     model = build_model(options.model, data["event_shape"], data["num_classes"])
     x = jax.ShapeDtypeStruct((options.init_batch_size, *data["event_shape"]), np.float32)
@@ -517,24 +471,6 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     state, _ = restored
     chosen = state["ema_params" if options.optimizer.ema_decay else "params"]
     return LoadedRun(model, chosen, config, int(state["step"]))
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, so that two runs never write into one folder."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"workdir: {folder} is in use by another run; wait for it or give another --workdir"
-            ) from None
-        yield
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Training: the state, one pure step, many steps in one call, evaluation."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,11 +10,17 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from scnf_jax import objectives, parallel
+from scnf_jax import parallel
 from scnf_jax.bijectors.base import Array, Params
-from scnf_jax.data import dequantize, random_affine
-from scnf_jax.options import check_choice, check_positive, check_range
-from scnf_jax.scnf import SemiConditionalFlow
+from scnf_jax.losses import (
+    AugmentOptions,
+    Model,
+    ObjectiveOptions,
+    make_input,
+    make_loss,
+    make_scores,
+)
+from scnf_jax.options import check_choice, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,76 +51,6 @@ class OptimizerOptions:
         for field in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
             check_range(f"optimizer.{field}", getattr(self, field), 0.0)
         check_range("optimizer.ema_decay", self.ema_decay, 0.0, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectiveOptions:
-    """Settings of the objective, in nats per object.
-
-    Attributes:
-      name: ``sgd``, the exact marginal, or ``em``.
-      refresh_every: steps between E-steps of ``em``; 1 is the exact marginal's gradient.
-      classification_weight: of the cross-entropy on labelled rows.
-      consistency_weight: of the consistency between two views of every row.
-      consistency_rampup: steps over which the consistency weight rises from 0.
-      confidence: unlabelled rows count in the consistency where the target's largest
-        probability is at least this.
-      temperature: divides ``log p(x, y)`` in the classification and consistency terms. A
-        flow's posterior is nearly 0 or 1 long before it is right; at a temperature of
-        some fraction of the number of dimensions these terms stay sensitive for longer.
-    """
-
-    name: str = "sgd"
-    refresh_every: int = 1
-    classification_weight: float = 0.0
-    consistency_weight: float = 0.0
-    consistency_rampup: int = 0
-    confidence: float = 0.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_choice("objective.name", self.name, ("sgd", "em"))
-        check_positive("objective.refresh_every", self.refresh_every)
-        for field in ("classification_weight", "consistency_weight", "consistency_rampup"):
-            check_range(f"objective.{field}", getattr(self, field), 0.0)
-        check_range("objective.confidence", self.confidence, 0.0, 1.0)
-        check_range("objective.temperature", self.temperature, 1e-6)
-        if self.name == "sgd" and self.refresh_every != 1:
-            raise ValueError(
-                "objective.refresh_every: expected 1 with objective.name='sgd', which has no "
-                f"E-step, got {self.refresh_every}; set objective.name='em'"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentOptions:
-    """How far random views are from the objects; all 0: no views.
-
-    Attributes:
-      translate: of images, bound in whole pixels; see
-        :func:`~scnf_jax.data.random_affine`.
-      shift: of images, bound in pixels, with interpolation.
-      rotate: of images, bound in degrees.
-      scale: of images, bound of the logarithm of the factor.
-      noise: of vectors, standard deviation of normal noise, in units of the data.
-      likelihood: whether the likelihood, too, sees such views instead of the images.
-    """
-
-    translate: int = 0
-    shift: float = 0.0
-    rotate: float = 0.0
-    scale: float = 0.0
-    noise: float = 0.0
-    likelihood: bool = False
-
-    def __post_init__(self) -> None:
-        for field in ("translate", "shift", "rotate", "scale", "noise"):
-            check_range(f"augment.{field}", getattr(self, field), 0.0)
-
-    @property
-    def of_images(self) -> bool:
-        """Whether views of images differ from the images."""
-        return bool(self.translate or self.shift or self.rotate or self.scale)
 
 
 class TrainData(NamedTuple):
@@ -164,13 +99,14 @@ class Trainer(NamedTuple):
       step: ``(state, data) -> (state, metrics)``, pure.
       run_chunk: ``(state, data) -> (state, metrics)``, ``steps_per_call`` steps in one
         jitted call that donates the state; each metric is ``[steps_per_call]``.
-      evaluate: ``(params, x) -> (log p(x) [N], log p(y|x) [N, K])`` as host arrays.
+      evaluate: ``(params, x) -> (log p(x) [N], log p(y|x) [N, K])`` as host arrays;
+        None in place of log p(x) for a model without a density.
     """
 
     init: Callable[[TrainData], TrainState]
     step: Callable[[TrainState, TrainData], tuple[TrainState, dict[str, Array]]]
     run_chunk: Callable[[TrainState, TrainData], tuple[TrainState, dict[str, Array]]]
-    evaluate: Callable[[Params, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    evaluate: Callable[[Params, np.ndarray], tuple[np.ndarray | None, np.ndarray]]
 
 
 def make_optimizer(options: OptimizerOptions, steps: int) -> optax.GradientTransformation:
@@ -249,7 +185,7 @@ def draw_rows(
 
 
 def make_trainer(
-    model: SemiConditionalFlow,
+    model: Model,
     *,
     seed: int,
     steps: int,
@@ -288,69 +224,26 @@ def make_trainer(
       ValueError: for settings that contradict each other or the mesh.
     """
     parallel.check_batch(batch_size, mesh)
-    if augment.of_images and num_levels is None:
-        raise ValueError("augment: vectors are not moved or turned; for them set noise")
-    if augment.noise and num_levels is not None:
-        raise ValueError(
-            "augment: noise is of vectors; for images set translate, shift, rotate or scale"
-        )
     if labelled_fraction is not None:
         check_range("labelled_fraction", labelled_fraction, 0.0, 1.0)
     transform = make_optimizer(optimizer, steps)
     train_key, init_key, eval_key = jax.random.split(jax.random.key(seed), 3)
     rows_sharding, whole = parallel.by_row(mesh), parallel.replicated(mesh)
+    loss_fn = make_loss(model, objective, augment, num_levels, steps)
+    prepare = make_input(model, num_levels)
+    scores_of = make_scores(model, num_levels)
     needs_em_params = objective.name == "em" and objective.refresh_every > 1
-
-    def view(key: Array, x: Array, changed: bool) -> Array:
-        view_key, noise_key = jax.random.split(key)
-        if changed and augment.noise:
-            x = x + augment.noise * jax.random.normal(view_key, x.shape)
-        if changed and augment.of_images:
-            bounds = (augment.translate, augment.shift, augment.rotate, augment.scale)
-            x = random_affine(view_key, x, *bounds)
-        return dequantize(noise_key, x, num_levels)
 
     def batch_of(key: Array, data: TrainData) -> tuple[Array, Array]:
         rows = draw_rows(key, data, batch_size, labelled_fraction)
         return jax.lax.with_sharding_constraint((data.x[rows], data.y[rows]), rows_sharding)
-
-    def loss_fn(
-        params: Params, em_params: Params, key: Array, x: Array, label: Array, step: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        first_key, second_key = jax.random.split(key)
-        first = view(first_key, x, augment.likelihood)
-        log_joint = model.log_joint(params, first)
-        if objective.name == "em":
-            target = model.log_joint(em_params, first) if needs_em_params else log_joint
-            log_likelihood = objectives.expected_log_likelihood(log_joint, label, target)
-        else:
-            log_likelihood = objectives.marginal_log_likelihood(log_joint, label)
-        loss = -jnp.mean(log_likelihood)
-        cross_entropy = objectives.labelled_mean(
-            objectives.cross_entropy(log_joint, label, objective.temperature), label
-        )
-        metrics = {"cross_entropy": cross_entropy}
-        if objective.classification_weight:
-            loss += objective.classification_weight * cross_entropy
-        if objective.consistency_weight:
-            second = model.log_joint(params, view(second_key, x, True))
-            terms = objectives.consistency(
-                second, log_joint, label, objective.temperature, objective.confidence
-            )
-            ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
-            metrics["consistency"] = jnp.mean(terms)
-            loss += ramp * objective.consistency_weight * metrics["consistency"]
-        log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
-        dims = math.prod(x.shape[1:])
-        bits = math.log2(num_levels or 1) - log_prob / (dims * math.log(2.0))
-        return loss, {"loss": loss, "bits_per_dim": bits, **metrics}
 
     def init(data: TrainData) -> TrainState:
         rows_key, view_key, params_key = jax.random.split(init_key, 3)
         size = -(-init_batch_size // mesh.size) * mesh.size
         rows = draw_rows(rows_key, data, size, None)
         x = jax.lax.with_sharding_constraint(data.x[rows], rows_sharding)
-        params = model.init(params_key, view(view_key, x, False))
+        params = model.init(params_key, prepare(view_key, x))
         zero = jnp.zeros((), jnp.int32)
         # Distinct buffers, since the state is donated.
         copy = jax.tree.map(jnp.copy, params)
@@ -398,25 +291,22 @@ def make_trainer(
         return jax.lax.scan(lambda s, _: step_fn(s, data), state, None, steps_per_call)
 
     @jax.jit
-    def score(params: Params, batches: Array) -> tuple[Array, Array]:
-        def one(numbered: tuple[Array, Array]) -> tuple[Array, Array]:
+    def score(params: Params, batches: Array) -> tuple[Array | None, Array]:
+        def one(numbered: tuple[Array, Array]) -> tuple[Array | None, Array]:
             number, x = numbered
             x = jax.lax.with_sharding_constraint(x, rows_sharding)
-            key = jax.random.fold_in(eval_key, number)
-            log_joint = model.log_joint(params, dequantize(key, x, num_levels))
-            marginal = jax.nn.logsumexp(log_joint, -1)
-            return marginal, log_joint - marginal[:, None]
+            return scores_of(params, jax.random.fold_in(eval_key, number), x)
 
         return jax.lax.map(one, (jnp.arange(batches.shape[0]), batches))
 
-    def evaluate(params: Params, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(params: Params, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
         num = len(x)
         size = -(-min(eval_batch_size, num) // mesh.size) * mesh.size
         pad = -num % size
         padded = np.concatenate([x, np.repeat(x[:1], pad, 0)]) if pad else x
         batches = parallel.replicate(padded.reshape(-1, size, *x.shape[1:]), mesh)
         scores = jax.device_get(score(params, batches))
-        log_prob, log_posterior = (s.reshape(-1, *s.shape[2:])[:num] for s in scores)
+        log_prob, log_posterior = jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:])[:num], scores)
         return log_prob, log_posterior
 
     jit_chunk = jax.jit(

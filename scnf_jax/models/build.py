@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scnf_jax.models.glow import glow, gmm
+from scnf_jax.models.m1m2 import StackedVAE, m1m2
 from scnf_jax.models.paper import paper
 from scnf_jax.models.vector import vector
 from scnf_jax.options import suggest
 from scnf_jax.scnf import SemiConditionalFlow
 
-BUILDERS: dict[str, Callable[..., SemiConditionalFlow]] = {
+BUILDERS: dict[str, Callable[..., SemiConditionalFlow | StackedVAE]] = {
     "glow": glow,
     "gmm": gmm,
+    "m1m2": m1m2,
     "paper": paper,
     "vector": vector,
 }
@@ -20,7 +22,7 @@ BUILDERS: dict[str, Callable[..., SemiConditionalFlow]] = {
 
 def build_model(
     settings: Mapping[str, Any], event_shape: Sequence[int], num_classes: int
-) -> SemiConditionalFlow:
+) -> SemiConditionalFlow | StackedVAE:
     """Builds the model that a config names.
 
     Args:

@@ -57,7 +57,6 @@ def glow_body(
     alpha: float = 0.05,
     unroll: int = 1,
     split_last: bool = False,
-    pointwise: bool = False,
 ) -> tuple[Bijector, tuple[int, ...]]:
     """A Glow body: logit, then levels of squeeze and flow steps, half factored out between.
 
@@ -96,7 +95,7 @@ def glow_body(
 
     def level(num: int, channels: int, inside: int) -> Bijector:
         def conditioner(num_outputs: int) -> Conditioner:
-            return ResidualConv(num_outputs, inside, num_blocks, pointwise)
+            return ResidualConv(num_outputs, inside, num_blocks)
 
         pair = coupling_pair(coupling, channels, conditioner)
         step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)

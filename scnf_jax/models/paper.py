@@ -102,9 +102,7 @@ def _linear() -> Bijector:
 
 
 def _masked_step(channels: int, board: int, conditioner: MakeConditioner) -> Bijector:
-    coupling = bj.affine_coupling(
-        conditioner(2 * channels), split="checkerboard", swap=board == 1
-    )
+    coupling = bj.affine_coupling(conditioner(2 * channels), split="checkerboard", swap=board == 1)
     return bj.chain(_linear(), coupling, bj.actnorm())
 
 

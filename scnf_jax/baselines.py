@@ -1,0 +1,143 @@
+"""Scikit-learn's classifiers on this project's splits and label draws, for comparison."""
+
+import dataclasses
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scnf_jax.data import load_dataset, mask_labels
+from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
+from scnf_jax.options import check_range, from_mapping, suggest
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineOptions:
+    """Settings of a baseline; the data's are those of :class:`~scnf_jax.runs.RunOptions`.
+
+    Attributes:
+      dataset: see :func:`~scnf_jax.data.load_dataset`.
+      num_labelled: labels that stay; 0 keeps every known label.
+      baseline: ``name``, one of ``supervised_svc``, ``label_spreading`` and
+        ``self_training_svc``, and the classifier's settings.
+      seed: of the classifier.
+      label_seed: decides which labels stay; None: ``seed``.
+      validation_size: train objects that take the place of the test set; 0: the test set.
+    """
+
+    dataset: str
+    num_labelled: int
+    baseline: dict[str, Any]
+    seed: int = 0
+    label_seed: int | None = None
+    validation_size: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("num_labelled", "seed", "validation_size"):
+            check_range(field, getattr(self, field), 0)
+
+    @property
+    def resolved_label_seed(self) -> int:
+        """The seed that decides which labels stay."""
+        return self.seed if self.label_seed is None else self.label_seed
+
+
+def _supervised_svc(seed: int, **settings: Any) -> Any:
+    from sklearn.svm import SVC
+
+    return SVC(random_state=seed, **settings)
+
+
+def _label_spreading(seed: int, **settings: Any) -> Any:
+    from sklearn.semi_supervised import LabelSpreading
+
+    del seed
+    return LabelSpreading(**settings)
+
+
+def _self_training_svc(seed: int, threshold: float = 0.75, **settings: Any) -> Any:
+    from sklearn.semi_supervised import SelfTrainingClassifier
+
+    return SelfTrainingClassifier(
+        _supervised_svc(seed, probability=True, **settings), threshold=threshold
+    )
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "supervised_svc": _supervised_svc,
+    "label_spreading": _label_spreading,
+    "self_training_svc": _self_training_svc,
+}
+
+
+def run_baseline(
+    config: Mapping[str, Any], folder: str | os.PathLike[str], command: str = ""
+) -> dict[str, Any]:
+    """Fits a baseline and writes ``config.json`` and ``summary.json`` as a trained run does.
+
+    Args:
+      config: see :class:`BaselineOptions`.
+      folder: of the run; made where it is not there.
+      command: that makes this run, for its records.
+
+    Returns:
+      What ``summary.json`` holds.
+
+    Raises:
+      ValueError: for bad settings or data, or a folder that holds a run of another config.
+    """
+    options = from_mapping(BaselineOptions, config, "")
+    plain = dataclasses.asdict(options)
+    path = Path(folder).expanduser().absolute()
+    check_same_config(path, plain, lambda saved: saved)
+    settings = dict(options.baseline)
+    name = settings.pop("name", None)
+    if name not in METHODS:
+        raise ValueError(f"baseline.name: no method {name!r}; {suggest(str(name), METHODS)}")
+    try:
+        classifier = METHODS[name](options.seed, **settings)
+    except TypeError as error:
+        raise ValueError(f"baseline: {error}") from None
+    dataset = load_dataset(options.dataset, options.validation_size)
+    labels = mask_labels(
+        dataset.train_y,
+        options.num_labelled or None,
+        options.resolved_label_seed,
+        dataset.num_classes,
+    )
+    data = {
+        "event_shape": dataset.event_shape,
+        "num_classes": dataset.num_classes,
+        "num_levels": dataset.num_levels,
+    }
+    write_settings(path, Settings(plain, data, command))
+    scale = (dataset.num_levels or 2) - 1
+    train_x, test_x = (x.reshape(len(x), -1) / scale for x in (dataset.train_x, dataset.test_x))
+    known = labels >= 0 if name == "supervised_svc" else np.ones(len(labels), bool)
+    start = time.perf_counter()
+    with claimed(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        classifier.fit(train_x[known], labels[known])
+        summary = {
+            "status": "finished",
+            "dataset": options.dataset,
+            "command": command,
+            "config": plain,
+            "num_labelled": int((labels >= 0).sum()),
+            "seed": options.seed,
+            "label_seed": options.resolved_label_seed,
+            "evaluated_on": "validation" if options.validation_size else "test",
+            "test_error_percent": float(
+                100.0 * np.mean(classifier.predict(test_x) != dataset.test_y)
+            ),
+            "bits_per_dim": None,
+            "train_seconds": round(time.perf_counter() - start, 1),
+            "device": "cpu",
+            "cpu_count": os.cpu_count(),
+        }
+        write_json(path / "summary.json", summary)
+    return summary

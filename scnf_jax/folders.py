@@ -1,0 +1,119 @@
+"""What a run folder's settings file holds, and who may write into the folder."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Settings(NamedTuple):
+    """What ``config.json`` holds.
+
+    Attributes:
+      config: all settings, as plain dicts.
+      data: ``event_shape``, ``num_classes`` and ``num_levels``.
+      command: that trains the run, without its folder; empty where none was given.
+    """
+
+    config: dict[str, Any]
+    data: dict[str, Any]
+    command: str = ""
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file at once: a reader sees the old content or the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Makes the folder and writes ``config.json``.
+
+    Raises:
+      ValueError: where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", settings._asdict())
+    except OSError as error:
+        raise ValueError(f"workdir: expected a folder that can be written, got {error}") from None
+
+
+def read_settings(folder: Path) -> Settings:
+    """Reads ``config.json``.
+
+    Raises:
+      ValueError: where it is missing or damaged.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        return Settings(content["config"], content["data"], content.get("command", ""))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder}: expected a run folder, found no config.json; train one with "
+            "python train.py --config=configs/digits.py"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected a run's settings, got a damaged file ({error})"
+        ) from None
+
+
+def check_same_config(
+    folder: Path, config: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Any]
+) -> None:
+    """Refuses a folder that holds a run of another config; touches nothing.
+
+    Args:
+      folder: of the run, there or not.
+      config: settings of now, all of them.
+      complete: gives saved settings the defaults of those that are newer than the folder.
+
+    Raises:
+      ValueError: naming the keys that differ.
+    """
+    if not (folder / "config.json").exists():
+        return
+    now, then = _dotted(config), _dotted(complete(read_settings(folder).config))
+    differ = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
+    if differ:
+        listed = "; ".join(f"{k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differ)
+        raise ValueError(
+            f"workdir: {folder} holds a run of another config ({listed}); give another --workdir, "
+            "or remove the folder to start again"
+        )
+
+
+def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, so that two runs never write into one folder.
+
+    Raises:
+      ValueError: where another run holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"workdir: {folder} is in use by another run; wait for it or give another --workdir"
+            ) from None
+        yield

@@ -1,0 +1,255 @@
+"""What a training step descends, and what an evaluation computes, for every kind of model."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from scnf_jax import objectives
+from scnf_jax.bijectors.base import Array, Params
+from scnf_jax.data import dequantize, random_affine
+from scnf_jax.models import StackedVAE
+from scnf_jax.options import check_choice, check_positive, check_range
+from scnf_jax.scnf import SemiConditionalFlow
+
+Model = SemiConditionalFlow | StackedVAE
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveOptions:
+    """Settings of the objective, in nats per object.
+
+    Attributes:
+      name: ``sgd``, the exact marginal, or ``em``.
+      refresh_every: steps between E-steps of ``em``; 1 is the exact marginal's gradient.
+      classification_weight: of the cross-entropy on labelled rows.
+      consistency_weight: of the consistency between two views of every row.
+      consistency_rampup: steps over which the consistency weight rises from 0.
+      anneal_to: share of themselves to which both weights fall, geometrically, up to the
+        last step: classes first, density later.
+      confidence: unlabelled rows count in the consistency where the target's largest
+        probability is at least this.
+      sharpening: power of the consistency target's probabilities; above 1 the target is
+        surer than what the first view says.
+      temperature: divides ``log p(x, y)`` in the classification and consistency terms. A
+        flow's posterior is nearly 0 or 1 long before it is right; at a temperature of
+        some fraction of the number of dimensions these terms stay sensitive for longer.
+    """
+
+    name: str = "sgd"
+    refresh_every: int = 1
+    classification_weight: float = 0.0
+    consistency_weight: float = 0.0
+    consistency_rampup: int = 0
+    anneal_to: float = 1.0
+    confidence: float = 0.0
+    sharpening: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("objective.name", self.name, ("sgd", "em"))
+        check_positive("objective.refresh_every", self.refresh_every)
+        for field in ("classification_weight", "consistency_weight", "consistency_rampup"):
+            check_range(f"objective.{field}", getattr(self, field), 0.0)
+        check_range("objective.confidence", self.confidence, 0.0, 1.0)
+        check_range("objective.anneal_to", self.anneal_to, 1e-6, 1.0)
+        check_range("objective.sharpening", self.sharpening, 0.0)
+        check_range("objective.temperature", self.temperature, 1e-6)
+        if self.name == "sgd" and self.refresh_every != 1:
+            raise ValueError(
+                "objective.refresh_every: expected 1 with objective.name='sgd', which has no "
+                f"E-step, got {self.refresh_every}; set objective.name='em'"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentOptions:
+    """How far random views are from the objects; all 0: no views.
+
+    Attributes:
+      translate: of images, bound in whole pixels; see
+        :func:`~scnf_jax.data.random_affine`.
+      shift: of images, bound in pixels, with interpolation.
+      rotate: of images, bound in degrees.
+      scale: of images, bound of the logarithm of the factor.
+      noise: of vectors, standard deviation of normal noise, in units of the data.
+      likelihood: whether the likelihood, too, sees such views instead of the images.
+    """
+
+    translate: int = 0
+    shift: float = 0.0
+    rotate: float = 0.0
+    scale: float = 0.0
+    noise: float = 0.0
+    likelihood: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("translate", "shift", "rotate", "scale", "noise"):
+            check_range(f"augment.{field}", getattr(self, field), 0.0)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether views of images differ from the images."""
+        return bool(self.translate or self.shift or self.rotate or self.scale)
+
+
+# (params, em_params, key, x, label, step) -> (mean over the batch, metrics)
+Loss = Callable[[Params, Params, Array, Array, Array, Array], tuple[Array, dict[str, Array]]]
+
+
+def make_loss(
+    model: Model,
+    objective: ObjectiveOptions,
+    augment: AugmentOptions,
+    num_levels: int | None,
+    steps: int,
+) -> Loss:
+    """The loss of a model under the given settings.
+
+    Args:
+      model: a flow, or the stacked autoencoders, which bring their own loss.
+      objective: settings; of these the autoencoders take ``classification_weight``.
+      augment: settings.
+      num_levels: grey levels of the images, None for vectors.
+      steps: of the whole run.
+
+    Returns:
+      The loss, in nats per object; ``x`` are grey levels or vectors as stored.
+
+    Raises:
+      ValueError: for settings that contradict the model or the data.
+    """
+    if augment.of_images and num_levels is None:
+        raise ValueError("augment: vectors are not moved or turned; for them set noise")
+    if augment.noise and num_levels is not None:
+        raise ValueError(
+            "augment: noise is of vectors; for images set translate, shift, rotate or scale"
+        )
+    if isinstance(model, StackedVAE):
+        return _vae_loss(model, objective, augment, num_levels)
+    return _flow_loss(model, objective, augment, num_levels, steps)
+
+
+def _vae_loss(
+    model: StackedVAE,
+    objective: ObjectiveOptions,
+    augment: AugmentOptions,
+    num_levels: int | None,
+) -> Loss:
+    weight = objective.classification_weight
+    if num_levels is None:
+        raise ValueError("model m1m2: expected images of grey levels, got vectors")
+    if objective != ObjectiveOptions(classification_weight=weight) or augment != AugmentOptions():
+        raise ValueError(
+            "model m1m2: has an objective of its own; of objective and augment set only "
+            "objective.classification_weight"
+        )
+
+    def loss(
+        params: Params, em_params: Params, key: Array, x: Array, label: Array, step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        del em_params
+        return model.loss(params, key, _levels(x, num_levels), label, step, weight)
+
+    return loss
+
+
+def _levels(x: Array, num_levels: int) -> Array:
+    """Grey levels on [0, 1], as probabilities of a white pixel."""
+    return x.astype(jnp.float32) / (num_levels - 1)
+
+
+def _flow_loss(
+    model: SemiConditionalFlow,
+    objective: ObjectiveOptions,
+    augment: AugmentOptions,
+    num_levels: int | None,
+    steps: int,
+) -> Loss:
+    def view(key: Array, x: Array, changed: bool) -> Array:
+        view_key, noise_key = jax.random.split(key)
+        if changed and augment.noise:
+            x = x + augment.noise * jax.random.normal(view_key, x.shape)
+        if changed and augment.of_images:
+            bounds = (augment.translate, augment.shift, augment.rotate, augment.scale)
+            x = random_affine(view_key, x, *bounds)
+        return dequantize(noise_key, x, num_levels)
+
+    def loss_fn(
+        params: Params, em_params: Params, key: Array, x: Array, label: Array, step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        first_key, second_key = jax.random.split(key)
+        first = view(first_key, x, augment.likelihood)
+        log_joint = model.log_joint(params, first)
+        if objective.name == "em":
+            stale = objective.refresh_every > 1
+            target = model.log_joint(em_params, first) if stale else log_joint
+            log_likelihood = objectives.expected_log_likelihood(log_joint, label, target)
+        else:
+            log_likelihood = objectives.marginal_log_likelihood(log_joint, label)
+        loss = -jnp.mean(log_likelihood)
+        cross_entropy = objectives.labelled_mean(
+            objectives.cross_entropy(log_joint, label, objective.temperature), label
+        )
+        metrics = {"cross_entropy": cross_entropy}
+        share = objective.anneal_to ** (step / steps)
+        if objective.classification_weight:
+            loss += share * objective.classification_weight * cross_entropy
+        if objective.consistency_weight:
+            second = model.log_joint(params, view(second_key, x, True))
+            terms = objectives.consistency(
+                second,
+                log_joint,
+                label,
+                objective.temperature,
+                objective.confidence,
+                objective.sharpening,
+            )
+            ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
+            metrics["consistency"] = jnp.mean(terms)
+            loss += share * ramp * objective.consistency_weight * metrics["consistency"]
+        log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
+        dims = math.prod(x.shape[1:])
+        bits = math.log2(num_levels or 1) - log_prob / (dims * math.log(2.0))
+        return loss, {"loss": loss, "bits_per_dim": bits, **metrics}
+
+    return loss_fn
+
+
+def make_input(model: Model, num_levels: int | None) -> Callable[[Array, Array], Array]:
+    """``(key, stored rows) -> x``, as the model takes it outside of training."""
+
+    def prepare(key: Array, x: Array) -> Array:
+        if isinstance(model, StackedVAE) and num_levels is not None:
+            return _levels(x, num_levels)
+        return dequantize(key, x, num_levels)
+
+    return prepare
+
+
+def make_scores(
+    model: Model, num_levels: int | None
+) -> Callable[[Params, Array, Array], tuple[Array | None, Array]]:
+    """What an evaluation computes of every row.
+
+    Args:
+      model: see :func:`make_loss`.
+      num_levels: see :func:`make_loss`.
+
+    Returns:
+      ``(params, key, stored rows) -> (log p(x) [batch], log p(y|x) [batch, K])``; None
+      in place of the density for a model that has none. ``key`` is of the noise.
+    """
+    prepare = make_input(model, num_levels)
+
+    def scores(params: Params, key: Array, x: Array) -> tuple[Array | None, Array]:
+        x = prepare(key, x)
+        if isinstance(model, StackedVAE):
+            return None, model.log_posterior(params, x)
+        log_joint = model.log_joint(params, x)
+        marginal = jax.nn.logsumexp(log_joint, -1)
+        return marginal, log_joint - marginal[:, None]
+
+    return scores

@@ -1,0 +1,265 @@
+"""The table of results, rebuilt from run folders; nothing in it is typed by hand."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scnf_jax.folders import read_settings, write_json
+from scnf_jax.reporting.log import read_metrics
+
+
+class Row(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+      label: what stands in its first column.
+      config: of the command that makes it, such as ``configs/digits.py``.
+      paper_error: test error as published, for comparison.
+      paper_bits: bits/dim as published.
+    """
+
+    label: str
+    config: str
+    paper_error: str = "-"
+    paper_bits: str = "-"
+
+
+def _seven(file: str, published: bool) -> list[Row]:
+    figures = {
+        "glow_sgd": ("SCNF-GLOW, SGD", "1.9 ± 0.3", "1.145 ± 0.004"),
+        "glow_em": ("SCNF-GLOW, EM-SGD", "1.9 ± 0.0", "1.146 ± 0.002"),
+        "glow_em_clf": ("SCNF-GLOW, EM-SGD, classification term", "2.0 ± 0.1", "1.151 ± 0.010"),
+        "gmm_sgd": ("SCNF-GMM, SGD", "14.2 ± 2.4", "1.143 ± 0.011"),
+        "gmm_em": ("SCNF-GMM, EM-SGD", "13.4 ± 2.8", "1.145 ± 0.005"),
+        "gmm_em_clf": ("SCNF-GMM, EM-SGD, classification term", "16.9 ± 5.3", "1.141 ± 0.006"),
+        "m1m2": ("M1+M2", "3.3 ± 0.1", "-"),
+    }
+    return [
+        Row(label, f"configs/{file}.py:{name}", *(published_figures if published else ()))
+        for name, (label, *published_figures) in figures.items()
+    ]
+
+
+_BASELINES = [
+    Row("supervised SVC, the labelled objects alone", "configs/baselines.py:supervised_svc"),
+    Row("label spreading", "configs/baselines.py:label_spreading"),
+    Row("self-training SVC", "configs/baselines.py:self_training_svc"),
+]
+SECTIONS: dict[str, Sequence[Row]] = {
+    "MNIST": [
+        Row("this project's own", "configs/mnist.py"),
+        *_seven("mnist_table", published=True),
+    ],
+    "Digits": [
+        Row("this project's own", "configs/digits.py"),
+        *_seven("digits_table", published=False),
+        *_BASELINES,
+    ],
+    "Toys": [Row("moons", "configs/moons.py"), Row("circles", "configs/circles.py")],
+}
+
+
+def collect(run: Path) -> dict[str, Any]:
+    """One run's record for the table.
+
+    Args:
+      run: a run folder, finished or not.
+
+    Returns:
+      A small dict of plain values. A run without ``summary.json`` has the status
+      ``unfinished``, and the error and step of its last evaluation.
+
+    Raises:
+      ValueError: where the folder holds no run.
+    """
+    settings = read_settings(run)
+    path = run / "summary.json"
+    if path.exists():
+        record = json.loads(path.read_text())
+    else:
+        evaluated = [r for r in read_metrics(run) if r["split"] == "test"]
+        last = evaluated[-1] if evaluated else {}
+        record = {
+            "status": "unfinished",
+            "dataset": settings.config["dataset"],
+            "config": settings.config,
+            "seed": settings.config["seed"],
+            "steps": last.get("step", 0),
+            "test_error_percent": last.get("error_percent"),
+            "bits_per_dim": last.get("bits_per_dim"),
+        }
+    return {**record, "command": settings.command}
+
+
+def record_name(record: Mapping[str, Any]) -> str:
+    """A file name for a record, from its command and seed."""
+    words = [word.lstrip("-").removeprefix("config=configs/") for word in _words(record)[2:]]
+    words = [word for word in words if not word.startswith("config.seed")]
+    return re.sub(r"[^A-Za-z0-9_]+", "-", "-".join([*words, f"seed{record['seed']}"])) + ".json"
+
+
+def _words(record: Mapping[str, Any]) -> list[str]:
+    return shlex.split(record["command"])
+
+
+def save_records(runs: Iterable[Path], folder: Path) -> None:
+    """Copies the records of run folders into a folder of small JSON files.
+
+    Args:
+      runs: run folders.
+      folder: of the records; one of the same command and seed is replaced.
+
+    Raises:
+      ValueError: for a folder that holds no run, or one that was not trained by a command.
+    """
+    records = []
+    for run in runs:
+        record = collect(run)
+        if not record["command"]:
+            raise ValueError(f"{run}: expected a run of train.py, found no command in config.json")
+        records.append(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in records:
+        write_json(folder / record_name(record), record)
+
+
+def _base_command(record: Mapping[str, Any]) -> str:
+    """The command without its seeds: what the runs of one row share."""
+    words = [w for w in _words(record) if not re.match(r"--?config\.(label_)?seed(=|$)", w)]
+    return shlex.join(words)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def _notes(record: Mapping[str, Any]) -> str:
+    config, notes = record["config"], []
+    objective = config.get("objective", {})
+    if objective.get("name") == "em":
+        notes.append(f"E-step every {objective['refresh_every']} steps")
+    if record.get("evaluated_on") == "validation":
+        notes.append("on held-out train objects")
+    if config.get("num_labelled"):
+        notes.append(f"{config['num_labelled']} labels")
+    return ", ".join(notes)
+
+
+def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
+    finished = [r for r in records if r["status"] == "finished"]
+    failed = [r for r in records if r["status"] == "diverged"]
+    unfinished = [r for r in records if r["status"] == "unfinished"]
+    published = [row.paper_error, row.paper_bits]
+    if not records:
+        cells = [row.label, "not run", "-", *published, "0", "0", "-", "-", ""]
+        return _join([*cells, f"`python train.py --config={row.config}`"])
+    errors = [r["test_error_percent"] for r in finished]
+    bits = [r["bits_per_dim"] for r in finished if r["bits_per_dim"] is not None]
+    notes = [_notes(records[0])]
+    for record in unfinished:
+        reached = record["test_error_percent"]
+        so_far = "not evaluated yet" if reached is None else f"{reached:.2f}% so far"
+        notes.append(
+            f"seed {record['seed']} stopped at step {record['steps']:,} of "
+            f"{record['config']['steps']:,}, {so_far}"
+        )
+    if len(errors) > 1:
+        notes.append("each: " + ", ".join(f"{error:.2f}" for error in errors))
+    devices = {f"{r['device']}, {r['cpu_count']} cores" for r in finished}
+    seconds = [r["train_seconds"] for r in finished]
+    return _join(
+        [
+            row.label,
+            _spread(errors, 2),
+            _spread(bits, 3),
+            *published,
+            str(len(finished)),
+            str(len(failed)),
+            _minutes(float(np.mean(seconds))) if seconds else "-",
+            "; ".join(sorted(devices)) or "-",
+            "; ".join(note for note in notes if note),
+            f"`{_base_command(records[0])}`",
+        ]
+    )
+
+
+def _join(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+_HEADER = (
+    "model", "test error, %", "bits/dim", "paper: error, %", "paper: bits/dim", "seeds", "diverged",
+    "training", "device", "notes", "command",
+)  # fmt: skip
+
+
+def render(records: Iterable[Mapping[str, Any]]) -> str:
+    """The whole page as Markdown.
+
+    Args:
+      records: from :func:`collect`.
+
+    Returns:
+      One table a section, with every known row, run or not, and every other command.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(records, key=lambda r: (r["command"], r["seed"])):
+        groups.setdefault(_base_command(record), []).append(record)
+    lines = [
+        "# Results",
+        "",
+        "Written by `python -m scnf_jax table` from the records in `docs/results/`, one small JSON",
+        "file a run. Mean ± standard deviation over seeds; a seed decides which labels stay, and",
+        "all randomness of training. Bits/dim are exact, on unaugmented test objects with one draw of",
+        "the dequantisation noise. The columns headed *paper* are what Atanov et al. published for",
+        "MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no density.",
+    ]
+    for title, rows in SECTIONS.items():
+        lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
+        for row in rows:
+            lines.append(_line(row, groups.pop(f"python train.py --config={row.config}", [])))
+    if groups:
+        lines += ["", "## Other settings", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
+        lines += [_line(Row("-", ""), group) for group in groups.values()]
+    return "\n".join(lines) + "\n"
+
+
+def write_table(folder: Path, path: Path) -> int:
+    """Writes the page from a folder of records.
+
+    Args:
+      folder: of the records.
+      path: of the Markdown file.
+
+    Returns:
+      How many records there were.
+
+    Raises:
+      ValueError: where the folder holds none, or a damaged one.
+    """
+    records = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            records.append(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file}: expected a run's record, got {error}") from None
+    if not records:
+        raise ValueError(
+            f"{folder}: expected records of runs, found none; name run folders, as in "
+            "python -m scnf_jax table runs/digits-0"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(records))
+    return len(records)

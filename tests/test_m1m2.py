@@ -1,0 +1,131 @@
+"""The stacked autoencoders, and the scikit-learn baselines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scnf_jax.baselines import run_baseline
+from scnf_jax.losses import AugmentOptions, ObjectiveOptions, make_loss
+from scnf_jax.models import m1m2
+from scnf_jax.runs import load_run, prepare, train
+
+MODEL = m1m2((4, 4, 1), 3, m1_steps=10, num_train=50, hidden=(8,), latent_dim=4, m2_hidden=6)
+X = jax.random.uniform(jax.random.key(0), (6, 4, 4, 1))
+LABEL = jnp.array([0, 1, 2, -1, -1, -1])
+
+
+def perturbed() -> Any:
+    """Parameters away from the start, where the last layers are zero."""
+    params = MODEL.init(jax.random.key(1), X)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    moved = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved) | {"spread": params["spread"]}
+
+
+def gradients(step: int) -> Any:
+    return jax.grad(lambda p: MODEL.loss(p, jax.random.key(3), X, LABEL, jnp.array(step), 1.0)[0])(
+        perturbed()
+    )
+
+
+@pytest.mark.parametrize(("step", "moving"), [(0, "m1"), (9, "m1"), (10, "m2"), (99, "m2")])
+def test_each_stage_trains_its_own_part(step: int, moving: str) -> None:
+    grads = gradients(step)
+    for part in ("m1", "m2"):
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads[part]))
+        assert (largest > 0) == (part == moving)
+
+
+def test_unlabelled_rows_take_the_exact_sum_over_labels() -> None:
+    """sum_y q(y) (L(y) - log q(y)) is at most logsumexp_y L(y), with equality at q = softmax(L)."""
+    bound = jnp.array([[-3.0, -1.0, -2.0]])
+    for log_q in (jax.nn.log_softmax(bound), jax.nn.log_softmax(jnp.zeros((1, 3)))):
+        value = float(jnp.sum(jnp.exp(log_q) * (bound - log_q)))
+        assert value <= float(jax.nn.logsumexp(bound)) + 1e-6
+
+
+def test_the_classification_weight_adds_the_labelled_cross_entropy() -> None:
+    params, key, step = perturbed(), jax.random.key(3), jnp.array(50)
+    without, metrics = MODEL.loss(params, key, X, LABEL, step, 0.0)
+    with_term, _ = MODEL.loss(params, key, X, LABEL, step, 2.0)
+    np.testing.assert_allclose(with_term - without, 2.0 * metrics["cross_entropy"], rtol=1e-4)
+
+
+def test_elements_without_spread_are_not_seen() -> None:
+    params = perturbed()
+    narrow = params | {"spread": jnp.full(4, -1.0)}  # exp(-30), far below 0.1
+    posterior = MODEL.log_posterior(narrow, X)
+    np.testing.assert_allclose(
+        posterior, jnp.broadcast_to(posterior[:1], posterior.shape), rtol=1e-6
+    )
+    assert float(jnp.std(MODEL.log_posterior(params, X), 0).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": ObjectiveOptions(consistency_weight=1.0)},
+        {"objective": ObjectiveOptions(name="em")},
+        {"augment": AugmentOptions(shift=1.0)},
+    ],
+)
+def test_a_flows_objective_is_refused(changes: dict[str, Any]) -> None:
+    settings = {"objective": ObjectiveOptions(), "augment": AugmentOptions()} | changes
+    with pytest.raises(ValueError, match="m1m2: has an objective of its own"):
+        make_loss(MODEL, settings["objective"], settings["augment"], 17, 10)
+
+
+def test_a_run_trains_evaluates_and_loads(tmp_path: Path) -> None:
+    config = {
+        "dataset": "digits",
+        "num_labelled": 100,
+        "steps": 40,
+        "batch_size": 64,
+        "eval_every": 20,
+        "checkpoint_every": 20,
+        "model": {
+            "name": "m1m2",
+            "m1_steps": 20,
+            "num_train": 1297,
+            "hidden": (16,),
+            "latent_dim": 4,
+            "m2_hidden": 8,
+        },
+    }
+    summary = train(prepare(config, tmp_path / "run"))
+    assert summary["bits_per_dim"] is None
+    assert 0 <= summary["test_error_percent"] <= 100
+    run = load_run(tmp_path / "run")
+    posterior = run.model.log_posterior(run.params, jnp.zeros((2, 8, 8, 1)))
+    np.testing.assert_allclose(jnp.exp(posterior).sum(-1), 1.0, rtol=1e-5)
+
+
+def test_a_baseline_writes_a_run_folder(tmp_path: Path) -> None:
+    config = {
+        "dataset": "digits",
+        "num_labelled": 100,
+        "label_seed": 0,
+        "baseline": {"name": "supervised_svc", "gamma": "scale", "C": 10.0},
+    }
+    summary = run_baseline(config, tmp_path / "run", "python train.py")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert 4 < summary["test_error_percent"] < 12
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [({"name": "label_spredding"}, "label_spreading"), ({"name": "supervised_svc", "c": 1}, "'c'")],
+)
+def test_a_wrong_baseline_is_refused(
+    baseline: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = {"dataset": "digits", "num_labelled": 100, "baseline": baseline}
+    with pytest.raises(ValueError, match=message):
+        run_baseline(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

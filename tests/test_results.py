@@ -1,0 +1,133 @@
+"""The table of results and the verb that writes it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scnf_jax.__main__ import main
+from scnf_jax.reporting import results
+
+
+def make_run(folder: Path, command: str, seed: int, **summary: Any) -> Path:
+    folder.mkdir()
+    config = {
+        "dataset": "digits",
+        "seed": seed,
+        "steps": 100,
+        "num_labelled": 100,
+        "objective": {"name": "em", "refresh_every": 7},
+    }
+    content = {"config": config, "data": {}, "command": command}
+    (folder / "config.json").write_text(json.dumps(content))
+    if summary:
+        record = {
+            "dataset": "digits",
+            "config": config,
+            "seed": seed,
+            "steps": 100,
+            "train_seconds": 90.0,
+            "device": "1 x cpu",
+            "cpu_count": 2,
+            "evaluated_on": "test",
+            "bits_per_dim": None,
+            "test_error_percent": None,
+        }
+        (folder / "summary.json").write_text(json.dumps(record | summary))
+    return folder
+
+
+COMMAND = "python train.py --config=configs/digits_table.py:glow_em"
+
+
+def line_of(page: str, start: str) -> list[str]:
+    row = next(line for line in page.split("\n") if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_a_row_is_mean_and_deviation_over_seeds_and_counts_failures(tmp_path: Path) -> None:
+    runs = [
+        make_run(
+            tmp_path / "a", COMMAND, 0, status="finished", test_error_percent=4.0, bits_per_dim=2.0
+        ),
+        make_run(
+            tmp_path / "b",
+            f"{COMMAND} --config.seed=1",
+            1,
+            status="finished",
+            test_error_percent=6.0,
+            bits_per_dim=2.2,
+        ),
+        make_run(tmp_path / "c", f"{COMMAND} --config.seed=2", 2, status="diverged"),
+        make_run(tmp_path / "d", f"{COMMAND} --config.seed=3", 3),
+    ]
+    (tmp_path / "d" / "metrics.jsonl").write_text(
+        json.dumps({"step": 40, "split": "test", "error_percent": 12.5, "bits_per_dim": 3.0}) + "\n"
+    )
+    page_path = tmp_path / "docs" / "RESULTS.md"
+    arguments = [
+        "table",
+        *map(str, runs),
+        "--records",
+        str(tmp_path / "records"),
+        "--output",
+        str(page_path),
+    ]
+    assert main(arguments) == 0
+    digits = page_path.read_text().split("## Digits")[1]
+    cells = line_of(digits, "SCNF-GLOW, EM-SGD")
+    # deviations by hand: |6 - 4| / sqrt(2), |2.2 - 2.0| / sqrt(2)
+    assert cells[1:3] == ["5.00 ± 1.41", "2.100 ± 0.141"]
+    assert cells[5:8] == ["2", "1", "1.5 min"]
+    assert "E-step every 7 steps" in cells[9]
+    assert "seed 3 stopped at step 40 of 100, 12.50% so far" in cells[9]
+    assert cells[10] == f"`{COMMAND}`"
+    assert line_of(digits, "M1+M2")[1] == "not run"
+
+
+def test_the_page_is_rebuilt_from_records_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", COMMAND, 0, status="finished", test_error_percent=4.0)
+    records, page = tmp_path / "records", tmp_path / "R.md"
+    arguments = ["table", "--records", str(records), "--output", str(page)]
+    assert main([*arguments, str(run)]) == 0
+    written = page.read_text()
+    page.unlink()
+    assert main(arguments) == 0
+    assert page.read_text() == written
+    assert [file.name for file in records.iterdir()] == ["digits_table-py-glow_em-seed0.json"]
+
+
+def test_overridden_settings_are_another_row(tmp_path: Path) -> None:
+    command = f"{COMMAND} --config.steps=5"
+    run = make_run(tmp_path / "a", command, 0, status="finished", test_error_percent=4.0)
+    page = results.render([results.collect(run)])
+    assert f"`{command}`" in page.split("## Other settings")[1]
+
+
+def test_every_row_has_a_config() -> None:
+    for rows in results.SECTIONS.values():
+        for row in rows:
+            file = row.config.partition(":")[0]
+            assert (Path(__file__).parent.parent / file).exists(), row
+
+
+@pytest.mark.parametrize("case", ["no run", "damaged", "nothing", "no command"])
+def test_bad_input_is_one_line_and_exit_code_2(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "records"
+    arguments = ["table", "--records", str(records), "--output", str(tmp_path / "R.md")]
+    if case == "no run":
+        arguments.append(str(tmp_path))
+    elif case == "damaged":
+        records.mkdir()
+        (records / "a.json").write_text("{")
+    elif case == "no command":
+        arguments.append(str(make_run(tmp_path / "a", "", 0, status="finished")))
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("scnf_jax: ")
+    assert message.count("\n") == 1
+    assert "expected" in message
+    assert not (tmp_path / "R.md").exists()
