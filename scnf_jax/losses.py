@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from scnf_jax import objectives
 from scnf_jax.bijectors.base import Array, Params
-from scnf_jax.data import dequantize, random_affine
+from scnf_jax.data import dequantize, random_view
 from scnf_jax.models import StackedVAE
 from scnf_jax.options import check_choice, check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 
+_MOVES = ("translate", "shift", "rotate", "scale", "shear", "elastic")
 Model = SemiConditionalFlow | StackedVAE
 
 
@@ -70,10 +71,12 @@ class AugmentOptions:
 
     Attributes:
       translate: of images, bound in whole pixels; see
-        :func:`~scnf_jax.data.random_affine`.
+        :func:`~scnf_jax.data.random_view`.
       shift: of images, bound in pixels, with interpolation.
       rotate: of images, bound in degrees.
       scale: of images, bound of the logarithm of the factor.
+      shear: of images, bound of the slope.
+      elastic: of images, bound in pixels of smooth displacements.
       noise: of vectors, standard deviation of normal noise, in units of the data.
       likelihood: whether the likelihood, too, sees such views instead of the images.
     """
@@ -82,17 +85,19 @@ class AugmentOptions:
     shift: float = 0.0
     rotate: float = 0.0
     scale: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
     noise: float = 0.0
     likelihood: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("translate", "shift", "rotate", "scale", "noise"):
+        for field in (*_MOVES, "noise"):
             check_range(f"augment.{field}", getattr(self, field), 0.0)
 
     @property
     def of_images(self) -> bool:
         """Whether views of images differ from the images."""
-        return bool(self.translate or self.shift or self.rotate or self.scale)
+        return any(getattr(self, field) for field in _MOVES)
 
 
 # (params, em_params, key, x, label, step) -> (mean over the batch, metrics)
@@ -124,9 +129,7 @@ def make_loss(
     if augment.of_images and num_levels is None:
         raise ValueError("augment: vectors are not moved or turned; for them set noise")
     if augment.noise and num_levels is not None:
-        raise ValueError(
-            "augment: noise is of vectors; for images set translate, shift, rotate or scale"
-        )
+        raise ValueError(f"augment: noise is of vectors; for images set {', '.join(_MOVES)}")
     if isinstance(model, StackedVAE):
         return _vae_loss(model, objective, augment, num_levels)
     return _flow_loss(model, objective, augment, num_levels, steps)
@@ -173,8 +176,8 @@ def _flow_loss(
         if changed and augment.noise:
             x = x + augment.noise * jax.random.normal(view_key, x.shape)
         if changed and augment.of_images:
-            bounds = (augment.translate, augment.shift, augment.rotate, augment.scale)
-            x = random_affine(view_key, x, *bounds)
+            bounds = {field: getattr(augment, field) for field in _MOVES}
+            x = random_view(view_key, x, **bounds)
         return dequantize(noise_key, x, num_levels)
 
     def loss_fn(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scnf_jax.data import Dataset, dequantize, load_dataset, mask_labels, random_affine
+from scnf_jax.data import Dataset, dequantize, load_dataset, mask_labels, random_view
 from scnf_jax.data.validation import check_dataset
 
 SHARED_TFDS = Path(__file__).parents[2] / "shared" / "tfds"
@@ -185,17 +185,17 @@ def test_dequantize() -> None:
     np.testing.assert_array_equal(dequantize(jax.random.key(0), vectors, None), vectors)
 
 
-def test_random_affine() -> None:
+def test_random_view() -> None:
     image = jnp.zeros((64, 9, 9, 1)).at[:, 4, 4].set(16.0)
     key = jax.random.key(0)
-    np.testing.assert_array_equal(random_affine(key, image), image)
-    turned = random_affine(key, image, rotate=90.0, scale=0.0)
+    np.testing.assert_array_equal(random_view(key, image), image)
+    turned = random_view(key, image, rotate=90.0, scale=0.0)
     np.testing.assert_allclose(turned[:, 4, 4], 16.0)
-    whole = random_affine(key, image, translate=2)
+    whole = random_view(key, image, translate=2)
     np.testing.assert_array_equal(jnp.sort(whole.reshape(64, -1)), jnp.sort(image.reshape(64, -1)))
     corners = {tuple(np.argwhere(plane)[0]) for plane in np.asarray(whole[..., 0])}
     assert {row for row, _ in corners} == {column for _, column in corners} == set(range(2, 7))
-    moved = random_affine(key, image, shift=2.0)
+    moved = random_view(key, image, shift=2.0)
     mass = moved.sum((1, 2, 3))
     np.testing.assert_allclose(mass, 16.0, atol=2.0)
     rows = (moved.sum((2, 3)) * jnp.arange(9)).sum(-1) / mass

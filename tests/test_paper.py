@@ -92,7 +92,7 @@ def test_channel_coupling() -> None:
 
 
 def test_the_first_half_is_mapped_given_the_second_and_then_back(fresh: Any) -> None:
-    model, params, x = fresh
+    _, params, _ = fresh
     first, second = params["body"][1][0][5][1]
     # 4 channels: each network sees 2 of them, and gives a scale and a shift for the other 2.
     for net in (first, second):

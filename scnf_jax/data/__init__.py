@@ -1,7 +1,7 @@
 """Datasets, label masking, and what happens to a batch on the device."""
 
-from scnf_jax.data.augment import dequantize, random_affine
+from scnf_jax.data.augment import dequantize, random_view
 from scnf_jax.data.masking import mask_labels
 from scnf_jax.data.sources import Dataset, load_dataset
 
-__all__ = ["Dataset", "dequantize", "load_dataset", "mask_labels", "random_affine"]
+__all__ = ["Dataset", "dequantize", "load_dataset", "mask_labels", "random_view"]

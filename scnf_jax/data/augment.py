@@ -30,15 +30,17 @@ def dequantize(key: Array, x: Array, num_levels: int | None) -> Array:
     return jnp.minimum((x + noise) / num_levels, 1.0 - jnp.finfo(jnp.float32).epsneg)
 
 
-def random_affine(
+def random_view(
     key: Array,
     images: Array,
     translate: int = 0,
     shift: float = 0.0,
     rotate: float = 0.0,
     scale: float = 0.0,
+    shear: float = 0.0,
+    elastic: float = 0.0,
 ) -> Array:
-    """Moves, rotates and scales every image by amounts of its own.
+    """Moves, rotates, scales, shears and bends every image by amounts of its own.
 
     ``translate`` alone moves grey levels without changing them. With the others, values
     between pixels are interpolated linearly and rounded to grey levels. Outside of the
@@ -51,28 +53,40 @@ def random_affine(
       shift: bound in pixels, each axis.
       rotate: bound in degrees.
       scale: bound of the logarithm of the factor, each axis.
+      shear: bound of the slope.
+      elastic: bound in pixels of displacements, drawn at 4 x 4 points and interpolated
+        smoothly between them.
 
     Returns:
       float32 grey levels, shaped like ``images``.
+
+    References:
+      Simard, Steinkraus, Platt 2003, "Best Practices for Convolutional Neural Networks
+      Applied to Visual Document Analysis", section 2 (elastic distortions)
     """
     batch, height, width, _ = images.shape
-    bounds = jnp.array([shift, shift, jnp.deg2rad(rotate), scale, scale], jnp.float32)
-    amounts = jax.random.uniform(key, (batch, 5), minval=-1.0, maxval=1.0) * bounds
-    whole_key = jax.random.fold_in(key, 1)
+    bounds = jnp.array([shift, shift, jnp.deg2rad(rotate), scale, scale, shear], jnp.float32)
+    amounts = jax.random.uniform(key, (batch, 6), minval=-1.0, maxval=1.0) * bounds
+    whole_key, elastic_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
     whole = jax.random.randint(whole_key, (batch, 2), -translate, translate + 1)
     amounts = amounts.at[:, :2].add(whole)
     center = jnp.array([(height - 1) / 2, (width - 1) / 2])
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     grid = jnp.stack([rows, columns], -1) - center
+    bends = jnp.zeros((batch, 1, 1, 2))
+    if elastic:
+        drawn = jax.random.uniform(elastic_key, (batch, 4, 4, 2), minval=-1.0, maxval=1.0)
+        bends = elastic * jax.image.resize(drawn, (batch, height, width, 2), "cubic")
 
-    def view(image: Array, amount: Array) -> Array:
+    def view(image: Array, amount: Array, bend: Array) -> Array:
         sine, cosine = jnp.sin(amount[2]), jnp.cos(amount[2])
         rotation = jnp.array([[cosine, -sine], [sine, cosine]])
-        coordinates = (grid @ rotation) * jnp.exp(amount[3:]) + center + amount[:2]
+        slant = jnp.array([[1.0, amount[5]], [0.0, 1.0]])
+        coordinates = (grid @ rotation @ slant) * jnp.exp(amount[3:5]) + center + amount[:2] + bend
 
         def channel(plane: Array) -> Array:
             return map_coordinates(plane, [coordinates[..., 0], coordinates[..., 1]], order=1)
 
         return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
 
-    return jnp.round(jax.vmap(view)(images.astype(jnp.float32), amounts))
+    return jnp.round(jax.vmap(view)(images.astype(jnp.float32), amounts, bends))

@@ -222,9 +222,9 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
         "",
         "Written by `python -m scnf_jax table` from the records in `docs/results/`, one small JSON",
         "file a run. Mean ± standard deviation over seeds; a seed decides which labels stay, and",
-        "all randomness of training. Bits/dim are exact, on unaugmented test objects with one draw of",
-        "the dequantisation noise. The columns headed *paper* are what Atanov et al. published for",
-        "MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no density.",
+        "all randomness of training. Bits/dim are exact, on unaugmented test objects with one draw",
+        "of the dequantisation noise. The columns headed *paper* are what Atanov et al. published",
+        "for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no density.",
     ]
     for title, rows in SECTIONS.items():
         lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
