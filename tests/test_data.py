@@ -202,3 +202,21 @@ def test_random_view() -> None:
     assert 1.5 < float(jnp.abs(rows - 4).max()) <= 2.2
     assert float(rows.std()) > 0.8, "every image is moved by an amount of its own"
     np.testing.assert_array_equal(moved, jnp.round(moved))
+
+
+def test_views_are_sheared_and_bent() -> None:
+    rows = jnp.broadcast_to(10 * jnp.arange(9)[:, None], (9, 9))
+    image = jnp.broadcast_to(rows[None, ..., None], (64, 9, 9, 1))  # grey level = 10 row
+    key = jax.random.key(0)
+    sheared = random_view(key, image, shear=0.25)
+    # A slope of s moves column c by s (c - 4) rows; inside the image that is the new grey level.
+    slopes = (sheared[:, 4, 6, 0] - sheared[:, 4, 2, 0]) / 40
+    columns = jnp.broadcast_to(rows.T[None, ..., None], (64, 9, 9, 1))
+    other = random_view(key, columns, shear=0.25)
+    slopes += (other[:, 6, 4, 0] - other[:, 2, 4, 0]) / 40
+    assert 0.2 <= float(jnp.abs(slopes).max()) <= 0.26
+    bent = random_view(key, image, elastic=1.5)
+    moved = np.asarray(bent - image)[:, 3:6, 3:6, 0] / 10
+    assert 0.4 < np.abs(moved).mean() < 1.5
+    assert np.abs(moved).max() <= 1.6
+    assert np.abs(np.diff(moved, axis=1)).mean() < 0.6, "smooth: next to each other alike"

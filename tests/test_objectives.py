@@ -45,6 +45,10 @@ def test_consistency() -> None:
     np.testing.assert_allclose(got, [-np.log(0.75), -np.log(0.5), -np.log(0.8)], rtol=1e-6)
     sure = objectives.consistency(LOG_JOINT, target, LABEL, confidence=0.8)
     np.testing.assert_allclose(sure, [-np.log(0.75), 0.0, -np.log(0.8)], rtol=1e-6)
+    # 0.3 and 0.1 squared and normalised are 0.9 and 0.1.
+    sharp = objectives.consistency(LOG_JOINT, target, LABEL, sharpening=2.0)[1]
+    log_posterior = jax.nn.log_softmax(LOG_JOINT[1])
+    np.testing.assert_allclose(sharp, -log_posterior @ jnp.array([0.9, 0.1]), rtol=1e-6)
     gradient = jax.grad(lambda t: objectives.consistency(LOG_JOINT, t, LABEL).sum())(target)
     np.testing.assert_array_equal(gradient, 0.0)
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from scnf_jax import parallel
+from scnf_jax.losses import AugmentOptions, ObjectiveOptions, make_loss
 from scnf_jax.models import vector
 from scnf_jax.training import (
-    AugmentOptions,
-    ObjectiveOptions,
     OptimizerOptions,
     TrainData,
     Trainer,
@@ -125,6 +124,18 @@ def test_em_keeps_its_parameters_between_refreshes() -> None:
     chex.assert_trees_all_equal(kept[3][0], kept[3][1])
     leaves = zip(jax.tree.leaves(kept[2][1]), jax.tree.leaves(kept[3][1]), strict=True)
     assert any(bool((a != b).any()) for a, b in leaves)
+
+
+def test_weights_fall_geometrically_to_their_share() -> None:
+    steps, options = 10, ObjectiveOptions(classification_weight=3.0, anneal_to=0.01)
+    loss_fn = make_loss(MODEL, options, AugmentOptions(), None, steps)
+    plain_fn = make_loss(MODEL, ObjectiveOptions(), AugmentOptions(), None, steps)
+    key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
+    params = jax.jit(MODEL.init)(key, x)
+    for step, weight in ((0, 3.0), (5, 0.3), (10, 0.03)):
+        loss, metrics = loss_fn(params, (), key, x, label, jnp.array(step))
+        plain, _ = plain_fn(params, (), key, x, label, jnp.array(step))
+        np.testing.assert_allclose(loss - plain, weight * metrics["cross_entropy"], atol=2e-4)
 
 
 def test_a_bad_batch_leaves_the_state_as_it_was() -> None:
