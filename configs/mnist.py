@@ -44,8 +44,9 @@ def get_config(mode: str = "full") -> ConfigDict:
         "ema_decay": 0.998,
     }
     config.objective = {
-        "name": "sgd",
+        "name": "em",
         "refresh_every": 1,
+        "e_step_temperature": 16.7,
         "classification_weight": 5000.0,
         "consistency_weight": 10_000.0,
         "anneal_to": 0.03,

@@ -25,6 +25,8 @@ class ObjectiveOptions:
     Attributes:
       name: ``sgd``, the exact marginal, or ``em``.
       refresh_every: steps between E-steps of ``em``; 1 is the exact marginal's gradient.
+      e_step_temperature: of ``em``; see
+        :func:`~scnf_jax.objectives.expected_log_likelihood`. 1 is EM itself.
       classification_weight: of the cross-entropy on labelled rows.
       consistency_weight: of the consistency between two views of every row.
       consistency_rampup: steps over which the consistency weight rises from 0.
@@ -41,6 +43,7 @@ class ObjectiveOptions:
 
     name: str = "sgd"
     refresh_every: int = 1
+    e_step_temperature: float = 1.0
     classification_weight: float = 0.0
     consistency_weight: float = 0.0
     consistency_rampup: int = 0
@@ -58,11 +61,13 @@ class ObjectiveOptions:
         check_range("objective.anneal_to", self.anneal_to, 1e-6, 1.0)
         check_range("objective.sharpening", self.sharpening, 0.0)
         check_range("objective.temperature", self.temperature, 1e-6)
-        if self.name == "sgd" and self.refresh_every != 1:
-            raise ValueError(
-                "objective.refresh_every: expected 1 with objective.name='sgd', which has no "
-                f"E-step, got {self.refresh_every}; set objective.name='em'"
-            )
+        check_range("objective.e_step_temperature", self.e_step_temperature, 1e-6)
+        for field in ("refresh_every", "e_step_temperature"):
+            if self.name == "sgd" and getattr(self, field) != 1:
+                raise ValueError(
+                    f"objective.{field}: expected 1 with objective.name='sgd', which has no "
+                    f"E-step, got {getattr(self, field)}; set objective.name='em'"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +194,9 @@ def _flow_loss(
         if objective.name == "em":
             stale = objective.refresh_every > 1
             target = model.log_joint(em_params, first) if stale else log_joint
-            log_likelihood = objectives.expected_log_likelihood(log_joint, label, target)
+            log_likelihood = objectives.expected_log_likelihood(
+                log_joint, label, target, objective.e_step_temperature
+            )
         else:
             log_likelihood = objectives.marginal_log_likelihood(log_joint, label)
         loss = -jnp.mean(log_likelihood)

@@ -26,7 +26,9 @@ def marginal_log_likelihood(log_joint: Array, label: Array) -> Array:
     return select_label(log_joint, label)
 
 
-def expected_log_likelihood(log_joint: Array, label: Array, target_log_joint: Array) -> Array:
+def expected_log_likelihood(
+    log_joint: Array, label: Array, target_log_joint: Array, temperature: float = 1.0
+) -> Array:
     r"""The M-step of EM: ``sum_y q(y) log p(x, y)``, with ``log p(x, y)`` of labelled rows.
 
     ``q(y) = p(y | x)`` under the target parameters, without gradient. Where these are
@@ -38,15 +40,20 @@ def expected_log_likelihood(log_joint: Array, label: Array, target_log_joint: Ar
       log_joint: ``[batch, K]`` under the parameters that are trained.
       label: ``[batch]``, -1 for "not known".
       target_log_joint: ``[batch, K]`` under the parameters of the last E-step.
+      temperature: divides ``target_log_joint``: above 1 ``q`` stays soft, and an early
+        mistake is not taken for certain (deterministic annealing EM). Then the sum is no
+        longer the marginal's gradient, but still, with the entropy of ``q``, a lower bound
+        on ``log p(x)``.
 
     Returns:
       ``[batch]``, to be ascended.
 
     References:
+      Ueda, Nakano 1998, "Deterministic annealing EM algorithm", section 3;
       Dempster, Laird, Rubin 1977, "Maximum Likelihood from Incomplete Data via the EM
       Algorithm"; Atanov et al. 2019, section 3 (EM-SGD), https://arxiv.org/abs/1905.00505
     """
-    q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint), -1)
+    q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint) / temperature, -1)
     return jnp.where(label < 0, jnp.sum(q * log_joint, -1), select_label(log_joint, label))
 
 
