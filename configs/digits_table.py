@@ -43,8 +43,8 @@ def _flow(config: ConfigDict, row: str) -> None:
     config.model = {
         "name": "paper",
         "head": head,
-        "width": 24,
-        "num_blocks": 1,
+        "width": 32,
+        "num_blocks": 0,
         "head_width": 64,
         "head_blocks": 1,
     }

@@ -29,7 +29,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         "steps": (4, 8),
         "width": (16, 64),
         "num_blocks": 0,
-        "split_last": True,
+        "split_last": 1,
         "head_steps": 2,
         "head_width": 64,
         "linear": "lu",

@@ -96,8 +96,8 @@ def test_the_first_half_is_mapped_given_the_second_and_then_back(fresh: Any) -> 
     first, second = params["body"][1][0][5][1]
     # 4 channels: each network sees 2 of them, and gives a scale and a shift for the other 2.
     for net in (first, second):
-        assert net["params"]["input"]["kernel"].shape == (3, 3, 2, 4)
-        assert net["params"]["output"]["kernel"].shape == (3, 3, 4, 4)
+        assert net["params"]["input"]["kernel"].shape == (2, 3, 3, 2, 4)  # of both steps
+        assert net["params"]["output"]["kernel"].shape == (2, 3, 3, 4, 4)
 
 
 def test_couplings_start_with_zero_networks_and_linear_maps_at_the_identity(fresh: Any) -> None:
@@ -105,9 +105,9 @@ def test_couplings_start_with_zero_networks_and_linear_maps_at_the_identity(fres
     flat = jax.tree_util.tree_leaves_with_path(params)
     outputs = [leaf for path, leaf in flat if "'output'" in str(path)]
     weights = [leaf for path, leaf in flat if str(path[-1]) == "DictKey(key='weight')"]
-    assert len(outputs) == 2 * (9 + 2 * 6 + 2 * 2)
+    assert len(outputs) == 2 * (9 + 2 * 3 + 2 * 2)
     assert all(not leaf.any() for leaf in outputs)
-    assert len(weights) == 9 + 6 + 2
+    assert len(weights) == 9 + 3 + 2
     for leaf in weights:
         np.testing.assert_array_equal(leaf, np.broadcast_to(np.eye(leaf.shape[-1]), leaf.shape))
 

@@ -14,6 +14,10 @@ from scnf_jax.models import paper
 FILES = Path(__file__).parent / "parity"
 
 
+def _stack(layers: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
+
+
 class Weights:
     """The authors' tensors, handed out in their order."""
 
@@ -63,17 +67,17 @@ class Weights:
 
     def scale(self, squeezes: bool) -> tuple[Any, ...]:
         masked = [(self.linear(), self.conv_net(), self.actnorm()) for _ in range(3)]
-        channel = [
-            (self.linear(), (self.conv_net(), self.conv_net()), self.actnorm()) for _ in range(2)
-        ]
-        return (*masked, *([{}, {}] if squeezes else []), *channel)
+        channel = _stack(
+            [(self.linear(), (self.conv_net(), self.conv_net()), self.actnorm()) for _ in range(2)]
+        )
+        return (*masked, *([{}, {}] if squeezes else []), channel)
 
     def half_head(self, size: int) -> Any:
         def step() -> Any:
             nets = lambda: (self.dense_net(size // 2), self.dense_net(size // 2))  # noqa: E731
             return (self.actnorm(), self.linear(), nets())
 
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *[step() for _ in range(4)])
+        return _stack([step() for _ in range(4)])
 
     def params(self) -> dict[str, Any]:
         body = ({}, tuple(self.scale(squeezes) for squeezes in (True, True, False)))

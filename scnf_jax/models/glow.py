@@ -56,7 +56,7 @@ def glow_body(
     coupling: CouplingName = "affine",
     alpha: float = 0.05,
     unroll: int = 1,
-    split_last: bool = False,
+    split_last: int = 0,
 ) -> tuple[Bijector, tuple[int, ...]]:
     """A Glow body: logit, then levels of squeeze and flow steps, half factored out between.
 
@@ -71,7 +71,8 @@ def glow_body(
       coupling: name of the coupling.
       alpha: of :func:`~scnf_jax.bijectors.logit`.
       unroll: of :func:`~scnf_jax.bijectors.repeat`.
-      split_last: whether half of the last level, too, is factored out before the head.
+      split_last: how often half of the last level is factored out before the head, so that
+        ``z_f`` is smaller.
 
     Returns:
       The bijector, and the shape of ``z_f``.
@@ -105,7 +106,7 @@ def glow_body(
     for index, (num, inside) in enumerate(zip(steps, widths, strict=True)):
         channels *= 4 if index == 0 else 2
         levels.append(level(num, channels, inside))
-    if split_last:
+    for _ in range(split_last):
         levels.append(bj.identity())
         channels //= 2
     z_f = (height // factor, width_px // factor, channels)
@@ -159,7 +160,7 @@ def glow(
     head_coupling: CouplingName = "affine",
     alpha: float = 0.05,
     unroll: int = 1,
-    split_last: bool = False,
+    split_last: int = 0,
 ) -> SemiConditionalFlow:
     """SCNF-GLOW: a Glow body and a head of conditional coupling steps.
 
@@ -211,7 +212,7 @@ def gmm(
     coupling: CouplingName = "affine",
     alpha: float = 0.05,
     unroll: int = 1,
-    split_last: bool = False,
+    split_last: int = 0,
 ) -> SemiConditionalFlow:
     """SCNF-GMM: a Glow body, and one Gaussian a class on ``z_f``.
 

@@ -84,7 +84,7 @@ def paper(
             order = np.arange(4 * channels).reshape(channels, 4).T.reshape(-1)
             parts += [bj.squeeze(), bj.permute(order.tolist())]
             height, width_px, channels = height // 2, width_px // 2, channels * 4
-        parts += [_channel_step(channels, conv)] * 2
+        parts.append(bj.repeat(_channel_step(channels, conv), 2))
         scales.append(bj.chain(*parts))
         if squeezes:
             channels //= 2
