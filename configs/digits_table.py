@@ -34,11 +34,11 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
 
 def _flow(config: ConfigDict, row: str) -> None:
     head, algorithm, *classification = row.split("_")
-    config.steps = 1000
+    config.steps = 600
     config.batch_size = 128
     config.labelled_fraction = 1 / 3
-    config.eval_every = 200
-    config.checkpoint_every = 500
+    config.eval_every = 150
+    config.checkpoint_every = 300
     config.steps_per_call = 20
     config.model = {
         "name": "paper",
@@ -67,7 +67,7 @@ def _m1m2(config: ConfigDict) -> None:
     config.batch_size = 128
     config.labelled_fraction = 100 / 1297
     config.eval_every = 1000
-    config.checkpoint_every = 5000
+    config.checkpoint_every = 3000
     config.steps_per_call = 200
     config.model = {
         "name": "m1m2",

@@ -17,7 +17,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
-    config.steps = 10_000
+    config.steps = 6000
     config.batch_size = 64
     config.labelled_fraction = 0.2
     config.eval_every = 500
@@ -49,7 +49,8 @@ def get_config(mode: str = "full") -> ConfigDict:
         "e_step_temperature": 16.7,
         "classification_weight": 5000.0,
         "consistency_weight": 10_000.0,
-        "anneal_to": 0.03,
+        "view_weight": 1.0,
+        "anneal_to": 0.1,
         "sharpening": 3.0,
         "temperature": 50.0,
     }

@@ -29,6 +29,8 @@ class ObjectiveOptions:
         :func:`~scnf_jax.objectives.expected_log_likelihood`. 1 is EM itself.
       classification_weight: of the cross-entropy on labelled rows.
       consistency_weight: of the consistency between two views of every row.
+      view_weight: of the likelihood of the second view. A density that has seen images as
+        they are alone is erratic on views, and the sharper it is the more.
       consistency_rampup: steps over which the consistency weight rises from 0.
       anneal_to: share of themselves to which both weights fall, geometrically, up to the
         last step: classes first, density later.
@@ -46,6 +48,7 @@ class ObjectiveOptions:
     e_step_temperature: float = 1.0
     classification_weight: float = 0.0
     consistency_weight: float = 0.0
+    view_weight: float = 0.0
     consistency_rampup: int = 0
     anneal_to: float = 1.0
     confidence: float = 0.0
@@ -55,7 +58,12 @@ class ObjectiveOptions:
     def __post_init__(self) -> None:
         check_choice("objective.name", self.name, ("sgd", "em"))
         check_positive("objective.refresh_every", self.refresh_every)
-        for field in ("classification_weight", "consistency_weight", "consistency_rampup"):
+        for field in (
+            "classification_weight",
+            "consistency_weight",
+            "view_weight",
+            "consistency_rampup",
+        ):
             check_range(f"objective.{field}", getattr(self, field), 0.0)
         check_range("objective.confidence", self.confidence, 0.0, 1.0)
         check_range("objective.anneal_to", self.anneal_to, 1e-6, 1.0)
@@ -191,15 +199,18 @@ def _flow_loss(
         first_key, second_key = jax.random.split(key)
         first = view(first_key, x, augment.likelihood)
         log_joint = model.log_joint(params, first)
-        if objective.name == "em":
-            stale = objective.refresh_every > 1
-            target = model.log_joint(em_params, first) if stale else log_joint
-            log_likelihood = objectives.expected_log_likelihood(
+        stale = objective.refresh_every > 1
+        target = model.log_joint(em_params, first) if stale else log_joint
+
+        def log_likelihood(log_joint: Array) -> Array:
+            if objective.name == "sgd":
+                return jnp.mean(objectives.marginal_log_likelihood(log_joint, label))
+            expected = objectives.expected_log_likelihood(
                 log_joint, label, target, objective.e_step_temperature
             )
-        else:
-            log_likelihood = objectives.marginal_log_likelihood(log_joint, label)
-        loss = -jnp.mean(log_likelihood)
+            return jnp.mean(expected)
+
+        loss = -log_likelihood(log_joint)
         cross_entropy = objectives.labelled_mean(
             objectives.cross_entropy(log_joint, label, objective.temperature), label
         )
@@ -207,8 +218,9 @@ def _flow_loss(
         share = objective.anneal_to ** (step / steps)
         if objective.classification_weight:
             loss += share * objective.classification_weight * cross_entropy
-        if objective.consistency_weight:
+        if objective.consistency_weight or objective.view_weight:
             second = model.log_joint(params, view(second_key, x, True))
+            loss -= objective.view_weight * log_likelihood(second)
             terms = objectives.consistency(
                 second,
                 log_joint,
