@@ -53,6 +53,17 @@ def test_consistency() -> None:
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+def test_a_warm_e_step_is_softer_and_still_a_lower_bound() -> None:
+    target, label = jnp.array([[0.0, -2.0]]), jnp.array([-1])
+    for temperature in (1.0, 3.0):
+        q = jax.nn.softmax(target / temperature)
+        got = objectives.expected_log_likelihood(target, label, target, temperature)
+        np.testing.assert_allclose(got, (q * target).sum(-1), rtol=1e-6)
+        bound = got - (q * jnp.log(q)).sum(-1)
+        gap = jax.nn.logsumexp(target, -1) - bound
+        assert (float(gap[0]) < 1e-6) if temperature == 1.0 else (float(gap[0]) > 1e-3)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_em_refreshed_every_step_has_the_gradient_of_the_marginal(share: float) -> None:
     model = vector((2,), 3, steps=1, head_steps=1, hidden=(8,), coupling="affine")

@@ -138,6 +138,18 @@ def test_weights_fall_geometrically_to_their_share() -> None:
         np.testing.assert_allclose(loss - plain, weight * metrics["cross_entropy"], atol=2e-4)
 
 
+def test_the_second_view_counts_in_the_likelihood_as_asked() -> None:
+    key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
+    params = jax.jit(MODEL.init)(key, x)
+
+    def loss(weight: float) -> float:
+        options = ObjectiveOptions(view_weight=weight)  # no views: the second is the first
+        loss_fn = make_loss(MODEL, options, AugmentOptions(), None, 10)
+        return float(loss_fn(params, (), key, x, label, jnp.array(0))[0])
+
+    np.testing.assert_allclose(loss(0.5), 1.5 * loss(0.0), rtol=1e-5)
+
+
 def test_a_bad_batch_leaves_the_state_as_it_was() -> None:
     made, data = trainer(optimizer=OptimizerOptions(ema_decay=0.9))
     state = made.init(data)
