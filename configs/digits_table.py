@@ -4,8 +4,8 @@
 
 ROW is ``glow_sgd``, ``glow_em``, ``glow_em_clf``, ``gmm_sgd``, ``gmm_em``, ``gmm_em_clf`` or
 ``m1m2``: 100 labels of 1,297 real 8x8 scans, no augmentation, the paper's network with
-narrower conditioners. TIME on 2 cores. docs/RESULTS.md has the errors of five
-seeds, RANGE.
+narrower and shallower conditioners. docs/RESULTS.md has what was measured; with label draw 5
+on 300 held-out train scans expect 23% for ``glow_sgd`` and 55% for ``gmm_sgd``.
 """
 
 from ml_collections import ConfigDict

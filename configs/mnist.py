@@ -2,7 +2,8 @@
 
     python train.py --config=configs/mnist.py
 
-TIME on 2 cores. EXPECT.
+12 minutes on 2 cores, start and figures included. Expect 2.5-3.2% test error and 2.2 bits/dim
+(measured with label draws 0 and 1: 2.50% and 2.246, 3.24% and 2.191).
 """
 
 from ml_collections import ConfigDict
