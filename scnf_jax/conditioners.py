@@ -132,9 +132,9 @@ def _zero_dense(features: int, dtype: Dtype) -> nn.Dense:
 class Conv3x3(nn.Module):
     """A 3x3 convolution of stride 1 that keeps height and width.
 
-    On CPU it runs as patches times one matrix: inside a loop, as under ``lax.scan``,
-    XLA's CPU convolution leaves its fast path and its gradient takes twenty times as
-    long. The result is the same up to rounding.
+    On CPU it runs as one matrix product with shifted copies of its input or shifted sums of
+    its output, whichever has fewer channels: inside a loop, as under ``lax.scan``, XLA's CPU
+    convolution leaves its fast path. The result is the same up to rounding.
 
     Attributes:
       features: output channels.

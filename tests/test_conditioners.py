@@ -57,10 +57,11 @@ def test_first_layer_adds_the_context() -> None:
     np.testing.assert_allclose(out, [[2 * (1 + 20 + 0.5 + 300) + 1]])
 
 
+@pytest.mark.parametrize("features", [2, 4])  # fewer than the input's channels, and more
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
-def test_conv3x3_is_a_convolution(padding: str) -> None:
+def test_conv3x3_is_a_convolution(padding: str, features: int) -> None:
     x = jax.random.normal(KEY, (2, 5, 6, 3))
-    layer = Conv3x3(4, padding=padding)
+    layer = Conv3x3(features, padding=padding)
     params = perturbed(layer.init(KEY, x))
     mode = "constant" if padding == "zeros" else "reflect"
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
