@@ -3,7 +3,7 @@
     python train.py --config=configs/baselines.py:METHOD
 
 METHOD is ``supervised_svc``, ``label_spreading`` or ``self_training_svc``; seconds on
-one core. On digits with 100 labels expect 7.4%, 6.0% and 5.5% error on average over label
+one core. On digits with 100 labels expect 7.4%, 6.0% and 5.4% error on average over label
 draws 0-4. Kernels and thresholds were chosen with label draws 5-9 on 300 held-out train
 scans (``--config.validation_size=300``).
 """

@@ -104,7 +104,7 @@ def test_couplings_start_with_zero_networks_and_linear_maps_at_the_identity(fres
     _, params, _ = fresh
     flat = jax.tree_util.tree_leaves_with_path(params)
     outputs = [leaf for path, leaf in flat if "'output'" in str(path)]
-    weights = [leaf for path, leaf in flat if str(path[-1]) == "DictKey(key='weight')"]
+    weights = [leaf for path, leaf in flat if str(path[-1]) == "['weight']"]
     assert len(outputs) == 2 * (9 + 2 * 3 + 2 * 2)
     assert all(not leaf.any() for leaf in outputs)
     assert len(weights) == 9 + 3 + 2

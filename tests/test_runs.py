@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import scnf_jax
-from scnf_jax import runs
+from scnf_jax import folders, runs
 from scnf_jax.reporting.log import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +115,7 @@ def test_another_config_is_refused_by_key(tmp_path: Path) -> None:
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     experiment = runs.prepare(TINY, tmp_path)
-    with runs._claimed(tmp_path), pytest.raises(ValueError, match="in use by another run"):
+    with folders.claimed(tmp_path), pytest.raises(ValueError, match="in use by another run"):
         runs.train(experiment)
 
 

@@ -149,7 +149,8 @@ def _notes(record: Mapping[str, Any]) -> str:
     config, notes = record["config"], []
     objective = config.get("objective", {})
     if objective.get("name") == "em":
-        notes.append(f"E-step every {objective['refresh_every']} steps")
+        period = objective["refresh_every"]
+        notes.append("E-step every step" if period == 1 else f"E-step every {period} steps")
     if record.get("evaluated_on") == "validation":
         notes.append("on held-out train objects")
     if config.get("num_labelled"):
