@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scnf_jax.data import load_dataset, mask_labels
+from scnf_jax.data import load_dataset
 from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
 from scnf_jax.options import check_range, from_mapping, suggest
 
@@ -103,18 +103,8 @@ def run_baseline(
     except TypeError as error:
         raise ValueError(f"baseline: {error}") from None
     dataset = load_dataset(options.dataset, options.validation_size)
-    labels = mask_labels(
-        dataset.train_y,
-        options.num_labelled or None,
-        options.resolved_label_seed,
-        dataset.num_classes,
-    )
-    data = {
-        "event_shape": dataset.event_shape,
-        "num_classes": dataset.num_classes,
-        "num_levels": dataset.num_levels,
-    }
-    write_settings(path, Settings(plain, data, command))
+    labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
+    write_settings(path, Settings(plain, dataset.description, command))
     scale = (dataset.num_levels or 2) - 1
     train_x, test_x = (x.reshape(len(x), -1) / scale for x in (dataset.train_x, dataset.test_x))
     known = labels >= 0 if name == "supervised_svc" else np.ones(len(labels), bool)

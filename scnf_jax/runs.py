@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from scnf_jax import checkpoints, metrics, parallel
 from scnf_jax.bijectors.base import Params
-from scnf_jax.data import Dataset, load_dataset, mask_labels
+from scnf_jax.data import Dataset, load_dataset
 from scnf_jax.folders import (
     Settings,
     check_same_config,
@@ -208,12 +208,7 @@ def prepare(
     plain = dataclasses.asdict(options)
     check_same_config(path, plain, lambda saved: dataclasses.asdict(parse_config(saved)))
     dataset = load_dataset(options.dataset, options.validation_size)
-    labels = mask_labels(
-        dataset.train_y,
-        options.num_labelled or None,
-        options.resolved_label_seed,
-        dataset.num_classes,
-    )
+    labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     mesh = parallel.data_mesh()
     model = build_model(options.model, dataset.event_shape, dataset.num_classes)
     trainer = make_trainer(
@@ -231,12 +226,7 @@ def prepare(
         eval_batch_size=options.eval_batch_size,
         init_batch_size=options.init_batch_size,
     )
-    data = {
-        "event_shape": dataset.event_shape,
-        "num_classes": dataset.num_classes,
-        "num_levels": dataset.num_levels,
-    }
-    write_settings(path, Settings(plain, data, command))
+    write_settings(path, Settings(plain, dataset.description, command))
     return Experiment(path, command, plain, options, dataset, labels, model, mesh, trainer)
 
 

@@ -3,10 +3,11 @@
 import difflib
 import os
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from scnf_jax.data.masking import mask_labels
 from scnf_jax.data.validation import check_dataset
 
 EMBEDDED = ("digits", "moons", "circles")
@@ -38,6 +39,24 @@ class Dataset(NamedTuple):
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one object."""
         return tuple(self.train_x.shape[1:])
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a run folder records, and a model is built from."""
+        fields = ("event_shape", "num_classes", "num_levels")
+        return {field: getattr(self, field) for field in fields}
+
+    def draw_labels(self, num_labelled: int, seed: int) -> np.ndarray:
+        """The train labels that stay, -1 elsewhere; see :func:`~scnf_jax.data.mask_labels`.
+
+        Args:
+          num_labelled: labels that stay; 0 keeps every known label.
+          seed: of the draw.
+
+        Returns:
+          int32 ``[N]``.
+        """
+        return mask_labels(self.train_y, num_labelled or None, seed, self.num_classes)
 
 
 def load_dataset(name: str, validation_size: int = 0) -> Dataset:
