@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,10 @@ class ObjectiveOptions:
     Attributes:
       name: ``sgd``, the exact marginal, or ``em``.
       refresh_every: steps between E-steps of ``em``; 1 is the exact marginal's gradient.
+      refresh_from: before this step every step is an E-step, whatever ``refresh_every`` is.
+      teacher: whose posterior of the first view the E-step and the consistency term take as
+        their target: ``current``, the parameters that are trained, or ``averaged``, their
+        moving average, which is right more often. With ``em`` the E-step is theirs, too.
       e_step_temperature: of ``em``; see
         :func:`~scnf_jax.objectives.expected_log_likelihood`. 1 is EM itself.
       classification_weight: of the cross-entropy on labelled rows.
@@ -38,6 +43,8 @@ class ObjectiveOptions:
         probability is at least this.
       sharpening: power of the consistency target's probabilities; above 1 the target is
         surer than what the first view says.
+      align_classes: whether the consistency targets are divided by how often they have named
+        each class lately; for classes that are about equally frequent.
       temperature: divides ``log p(x, y)`` in the classification and consistency terms. A
         flow's posterior is nearly 0 or 1 long before it is right; at a temperature of
         some fraction of the number of dimensions these terms stay sensitive for longer.
@@ -45,6 +52,8 @@ class ObjectiveOptions:
 
     name: str = "sgd"
     refresh_every: int = 1
+    refresh_from: int = 0
+    teacher: str = "current"
     e_step_temperature: float = 1.0
     classification_weight: float = 0.0
     consistency_weight: float = 0.0
@@ -53,16 +62,19 @@ class ObjectiveOptions:
     anneal_to: float = 1.0
     confidence: float = 0.0
     sharpening: float = 1.0
+    align_classes: bool = False
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("objective.name", self.name, ("sgd", "em"))
+        check_choice("objective.teacher", self.teacher, ("current", "averaged"))
         check_positive("objective.refresh_every", self.refresh_every)
         for field in (
             "classification_weight",
             "consistency_weight",
             "view_weight",
             "consistency_rampup",
+            "refresh_from",
         ):
             check_range(f"objective.{field}", getattr(self, field), 0.0)
         check_range("objective.confidence", self.confidence, 0.0, 1.0)
@@ -113,8 +125,32 @@ class AugmentOptions:
         return any(getattr(self, field) for field in _MOVES)
 
 
-# (params, em_params, key, x, label, step) -> (mean over the batch, metrics)
-Loss = Callable[[Params, Params, Array, Array, Array, Array], tuple[Array, dict[str, Array]]]
+class Teacher(NamedTuple):
+    """What gives the targets of rows without a label.
+
+    Attributes:
+      params: those of the last E-step, or the averaged ones; ``()``: those that are trained.
+      class_share: how often targets have named each class lately ``[K]``.
+    """
+
+    params: Params
+    class_share: Array
+
+
+class LossOutput(NamedTuple):
+    """What comes with a loss.
+
+    Attributes:
+      metrics: scalars by name.
+      named_share: how often this batch's targets name each class ``[K]``.
+    """
+
+    metrics: dict[str, Array]
+    named_share: Array
+
+
+# (params, teacher, key, x, label, step) -> (mean over the batch, what comes with it)
+Loss = Callable[[Params, Teacher, Array, Array, Array, Array], tuple[Array, LossOutput]]
 
 
 def make_loss(
@@ -164,10 +200,10 @@ def _vae_loss(
         )
 
     def loss(
-        params: Params, em_params: Params, key: Array, x: Array, label: Array, step: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        del em_params
-        return model.loss(params, key, _levels(x, num_levels), label, step, weight)
+        params: Params, teacher: Teacher, key: Array, x: Array, label: Array, step: Array
+    ) -> tuple[Array, LossOutput]:
+        total, measured = model.loss(params, key, _levels(x, num_levels), label, step, weight)
+        return total, LossOutput(measured, teacher.class_share)
 
     return loss
 
@@ -194,13 +230,14 @@ def _flow_loss(
         return dequantize(noise_key, x, num_levels)
 
     def loss_fn(
-        params: Params, em_params: Params, key: Array, x: Array, label: Array, step: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        params: Params, teacher: Teacher, key: Array, x: Array, label: Array, step: Array
+    ) -> tuple[Array, LossOutput]:
         first_key, second_key = jax.random.split(key)
         first = view(first_key, x, augment.likelihood)
         log_joint = model.log_joint(params, first)
-        stale = objective.refresh_every > 1
-        target = model.log_joint(em_params, first) if stale else log_joint
+        taught = bool(jax.tree.leaves(teacher.params))
+        target = model.log_joint(teacher.params, first) if taught else log_joint
+        pseudo_label = target if objective.teacher == "averaged" else log_joint
 
         def log_likelihood(log_joint: Array) -> Array:
             if objective.name == "sgd":
@@ -223,11 +260,12 @@ def _flow_loss(
             loss -= objective.view_weight * log_likelihood(second)
             terms = objectives.consistency(
                 second,
-                log_joint,
+                pseudo_label,
                 label,
                 objective.temperature,
                 objective.confidence,
                 objective.sharpening,
+                teacher.class_share if objective.align_classes else None,
             )
             ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
             metrics["consistency"] = jnp.mean(terms)
@@ -235,7 +273,8 @@ def _flow_loss(
         log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
         dims = math.prod(x.shape[1:])
         bits = math.log2(num_levels or 1) - log_prob / (dims * math.log(2.0))
-        return loss, {"loss": loss, "bits_per_dim": bits, **metrics}
+        named = objectives.named_share(pseudo_label, label, objective.temperature)
+        return loss, LossOutput({"loss": loss, "bits_per_dim": bits, **metrics}, named)
 
     return loss_fn
 

@@ -79,6 +79,7 @@ def consistency(
     temperature: float = 1.0,
     confidence: float = 0.0,
     sharpening: float = 1.0,
+    class_share: Array | None = None,
 ) -> Array:
     """Cross-entropy of a second view's posterior to what the first view says.
 
@@ -93,6 +94,8 @@ def consistency(
       confidence: rows without a label count only where the target's largest
         probability reaches it.
       sharpening: power of the target's probabilities, before they are normalised again.
+      class_share: how often the targets name each class ``[K]``; the target's probabilities
+        are divided by it first, so that no class swallows its neighbours. None: they are not.
 
     Returns:
       ``[batch]``, to be descended.
@@ -100,14 +103,37 @@ def consistency(
     References:
       Izmailov et al. 2020, "Semi-Supervised Learning with Normalizing Flows", section
       3.3 (FlowGMM-cons), https://arxiv.org/abs/1912.13025; Berthelot et al. 2019,
-      "MixMatch", section 3.2 (sharpening), https://arxiv.org/abs/1905.02249
+      "MixMatch", section 3.2 (sharpening), https://arxiv.org/abs/1905.02249; Berthelot et
+      al. 2020, "ReMixMatch", section 3.1 (distribution alignment),
+      https://arxiv.org/abs/1911.09785
     """
     target = jax.lax.stop_gradient(target_log_joint) / temperature
+    if class_share is not None:
+        target = target - jnp.log(class_share)
     q = jax.nn.softmax(sharpening * target, -1)
     log_posterior = jax.nn.log_softmax(log_joint / temperature, -1)
     sure = jnp.max(q, -1) >= confidence
     unlabelled = jnp.where(sure, -jnp.sum(q * log_posterior, -1), 0.0)
     return jnp.where(label < 0, unlabelled, cross_entropy(log_joint, label, temperature))
+
+
+def named_share(target_log_joint: Array, label: Array, temperature: float = 1.0) -> Array:
+    """How often targets name each class: their mean over rows without a label.
+
+    Args:
+      target_log_joint: ``[batch, K]``.
+      label: ``[batch]``, -1 for "not known".
+      temperature: divides ``target_log_joint`` first.
+
+    Returns:
+      ``[K]``, with sum 1; 1/K each where every row has a label.
+    """
+    num_classes = target_log_joint.shape[-1]
+    q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint) / temperature, -1)
+    unlabelled = (label < 0)[:, None]
+    total = jnp.sum(jnp.where(unlabelled, q, 0.0), 0)
+    count = jnp.sum(unlabelled)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), 1.0 / num_classes)
 
 
 def labelled_mean(values: Array, label: Array) -> Array:

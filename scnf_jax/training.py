@@ -16,11 +16,14 @@ from scnf_jax.losses import (
     AugmentOptions,
     Model,
     ObjectiveOptions,
+    Teacher,
     make_input,
     make_loss,
     make_scores,
 )
 from scnf_jax.options import check_choice, check_range
+
+_SHARE_DECAY = 0.99
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,7 @@ class TrainState(NamedTuple):
       opt_state: of optax.
       ema_params: averaged parameters; ``()`` where averaging is off.
       em_params: parameters of the last E-step; ``()`` where every step refreshes them.
+      class_share: running mean of how often targets name each class ``[K]``.
       skipped: steps left out because their loss or gradient was not finite.
       skipped_in_a_row: of these, the ones since the last good step.
     """
@@ -87,6 +91,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     ema_params: Params
     em_params: Params
+    class_share: Array
     skipped: Array
     skipped_in_a_row: Array
 
@@ -233,6 +238,11 @@ def make_trainer(
     prepare = make_input(model, num_levels)
     scores_of = make_scores(model, num_levels)
     needs_em_params = objective.name == "em" and objective.refresh_every > 1
+    if objective.teacher == "averaged" and not optimizer.ema_decay:
+        raise ValueError(
+            "objective.teacher: 'averaged' needs averaged parameters; set optimizer.ema_decay, "
+            "such as 0.998"
+        )
 
     def batch_of(key: Array, data: TrainData) -> tuple[Array, Array]:
         rows = draw_rows(key, data, batch_size, labelled_fraction)
@@ -253,6 +263,7 @@ def make_trainer(
             opt_state=transform.init(params),
             ema_params=copy if optimizer.ema_decay else (),
             em_params=copy if needs_em_params else (),
+            class_share=jnp.full(model.num_classes, 1.0 / model.num_classes, jnp.float32),
             skipped=zero,
             skipped_in_a_row=zero,
         )
@@ -260,12 +271,16 @@ def make_trainer(
     def step_fn(state: TrainState, data: TrainData) -> tuple[TrainState, dict[str, Array]]:
         rows_key, loss_key = jax.random.split(jax.random.fold_in(train_key, state.step))
         x, label = batch_of(rows_key, data)
+        taught_by = state.ema_params if objective.teacher == "averaged" else ()
         em_params = state.em_params
         if needs_em_params:
-            refresh = state.step % objective.refresh_every == 0
-            em_params = _select(refresh, state.params, em_params)
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(
-            state.params, em_params, loss_key, x, label, state.step
+            every_step = state.step < objective.refresh_from
+            refresh = every_step | (state.step % objective.refresh_every == 0)
+            em_params = _select(refresh, taught_by or state.params, em_params)
+            taught_by = em_params
+        teacher = Teacher(taught_by, state.class_share)
+        grads, (metrics, named_share) = jax.grad(loss_fn, has_aux=True)(
+            state.params, teacher, loss_key, x, label, state.step
         )
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
@@ -278,7 +293,11 @@ def make_trainer(
             params if optimizer.ema_decay else (),
         )
         moved = state._replace(
-            params=params, opt_state=opt_state, ema_params=ema_params, em_params=em_params
+            params=params,
+            opt_state=opt_state,
+            ema_params=ema_params,
+            em_params=em_params,
+            class_share=_SHARE_DECAY * state.class_share + (1 - _SHARE_DECAY) * named_share,
         )
         new_state = _select(good, moved, state)._replace(
             step=state.step + 1,

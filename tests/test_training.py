@@ -1,6 +1,7 @@
 """The step, the optimiser, the sampler, and what the compiled program is."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from scnf_jax import parallel
-from scnf_jax.losses import AugmentOptions, ObjectiveOptions, make_loss
+from scnf_jax.losses import AugmentOptions, ObjectiveOptions, Teacher, make_loss
 from scnf_jax.models import vector
 from scnf_jax.training import (
     OptimizerOptions,
@@ -27,6 +28,7 @@ MODEL = vector((2,), 2, steps=1, head_steps=1, hidden=(8,), coupling="affine")
 X = np.random.RandomState(0).randn(40, 2).astype(np.float32)
 X[:, 1] = X[:, 0] ** 2 + 0.1 * X[:, 1]
 Y = np.where(np.arange(40) < 8, np.arange(40) % 2, -1).astype(np.int32)
+NO_TEACHER = Teacher((), jnp.array([0.5, 0.5]))
 
 
 def trainer(**changes: Any) -> tuple[Trainer, TrainData]:
@@ -126,6 +128,23 @@ def test_em_keeps_its_parameters_between_refreshes() -> None:
     assert any(bool((a != b).any()) for a, b in leaves)
 
 
+def test_the_averaged_teacher_is_kept_from_a_step_on() -> None:
+    made, data = trainer(
+        optimizer=OptimizerOptions(ema_decay=0.5),
+        objective=ObjectiveOptions(name="em", refresh_every=4, refresh_from=2, teacher="averaged"),
+    )
+    step = jax.jit(made.step)
+    state = made.init(data)
+    averaged, kept = [], []
+    for _ in range(5):
+        averaged.append(state.ema_params)
+        state, _ = step(state, data)
+        kept.append(state.em_params)
+    for number in (0, 1, 4):
+        chex.assert_trees_all_equal(kept[number], averaged[number])
+    chex.assert_trees_all_equal(kept[1], kept[2], kept[3])
+
+
 def test_weights_fall_geometrically_to_their_share() -> None:
     steps, options = 10, ObjectiveOptions(classification_weight=3.0, anneal_to=0.01)
     loss_fn = make_loss(MODEL, options, AugmentOptions(), None, steps)
@@ -133,8 +152,8 @@ def test_weights_fall_geometrically_to_their_share() -> None:
     key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
     params = jax.jit(MODEL.init)(key, x)
     for step, weight in ((0, 3.0), (5, 0.3), (10, 0.03)):
-        loss, metrics = loss_fn(params, (), key, x, label, jnp.array(step))
-        plain, _ = plain_fn(params, (), key, x, label, jnp.array(step))
+        loss, (metrics, _) = loss_fn(params, NO_TEACHER, key, x, label, jnp.array(step))
+        plain, _ = plain_fn(params, NO_TEACHER, key, x, label, jnp.array(step))
         np.testing.assert_allclose(loss - plain, weight * metrics["cross_entropy"], atol=2e-4)
 
 
@@ -145,9 +164,59 @@ def test_the_second_view_counts_in_the_likelihood_as_asked() -> None:
     def loss(weight: float) -> float:
         options = ObjectiveOptions(view_weight=weight)  # no views: the second is the first
         loss_fn = make_loss(MODEL, options, AugmentOptions(), None, 10)
-        return float(loss_fn(params, (), key, x, label, jnp.array(0))[0])
+        return float(loss_fn(params, NO_TEACHER, key, x, label, jnp.array(0))[0])
 
     np.testing.assert_allclose(loss(0.5), 1.5 * loss(0.0), rtol=1e-5)
+
+
+def test_the_averaged_parameters_teach() -> None:
+    """The consistency term's target: by hand, from the teacher's posterior of the first view."""
+    options = ObjectiveOptions(
+        consistency_weight=2.0, teacher="averaged", temperature=3.0, align_classes=True
+    )
+    key, x = jax.random.key(0), jnp.asarray(X[:16])
+    label = jnp.full(16, -1)
+    params = jax.jit(MODEL.init)(key, x)
+    taught_by = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    share = jnp.array([0.8, 0.2])
+    loss, (_, named) = make_loss(MODEL, options, AugmentOptions(), None, 10)(
+        params, Teacher(taught_by, share), key, x, label, jnp.array(0)
+    )
+    target = MODEL.log_joint(taught_by, x) / 3.0
+    q = jax.nn.softmax(target - jnp.log(share), -1)
+    log_posterior = jax.nn.log_softmax(MODEL.log_joint(params, x) / 3.0, -1)
+    expected = -MODEL.log_prob(params, x).mean() - 2.0 * jnp.sum(q * log_posterior, -1).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(named, jax.nn.softmax(target, -1).mean(0), rtol=1e-5)
+
+
+def test_the_class_share_follows_what_targets_name() -> None:
+    made, data = trainer(
+        optimizer=OptimizerOptions(ema_decay=0.9),
+        objective=ObjectiveOptions(
+            consistency_weight=1.0, teacher="averaged", align_classes=True, temperature=2.0
+        ),
+    )
+    state = made.init(data)
+    np.testing.assert_allclose(state.class_share, [0.5, 0.5])
+    after, metrics = jax.jit(made.step)(state, data)
+    assert float(jnp.abs(after.class_share - state.class_share).max()) > 0
+    np.testing.assert_allclose(after.class_share.sum(), 1.0, rtol=1e-5)
+    assert float(jnp.abs(after.class_share - state.class_share).max()) <= 0.0051
+    assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ObjectiveOptions(teacher="averagd"), "objective.teacher: expected one of"),
+        (lambda: ObjectiveOptions(refresh_from=-1), "objective.refresh_from: expected a number"),
+        (lambda: trainer(objective=ObjectiveOptions(teacher="averaged")), "set optimizer.ema"),
+    ],
+)
+def test_a_teacher_that_cannot_be(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 def test_a_bad_batch_leaves_the_state_as_it_was() -> None:
