@@ -57,10 +57,13 @@ def test_first_layer_adds_the_context() -> None:
     np.testing.assert_allclose(out, [[2 * (1 + 20 + 0.5 + 300) + 1]])
 
 
-@pytest.mark.parametrize("features", [2, 4])  # fewer than the input's channels, and more
+@pytest.mark.parametrize(
+    ("channels", "features"),
+    [(3, 2), (3, 4), (20, 18), (18, 20)],  # few channels, many; fewer features than channels, more
+)
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
-def test_conv3x3_is_a_convolution(padding: str, features: int) -> None:
-    x = jax.random.normal(KEY, (2, 5, 6, 3))
+def test_conv3x3_is_a_convolution(padding: str, channels: int, features: int) -> None:
+    x = jax.random.normal(KEY, (2, 5, 6, channels))
     layer = Conv3x3(features, padding=padding)
     params = perturbed(layer.init(KEY, x))
     mode = "constant" if padding == "zeros" else "reflect"
