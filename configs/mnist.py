@@ -46,13 +46,16 @@ def get_config(mode: str = "full") -> ConfigDict:
     }
     config.objective = {
         "name": "em",
-        "refresh_every": 1,
+        "refresh_every": 1000,
+        "refresh_from": 1000,
+        "teacher": "averaged",
         "e_step_temperature": 16.7,
         "classification_weight": 5000.0,
         "consistency_weight": 10_000.0,
         "view_weight": 1.0,
         "anneal_to": 0.1,
         "sharpening": 3.0,
+        "align_classes": True,
         "temperature": 50.0,
     }
     config.augment = {"shift": 3.0, "rotate": 20.0, "scale": 0.25, "shear": 0.2, "elastic": 1.5}
