@@ -1,7 +1,7 @@
 """Semi-conditional normalizing flows in JAX."""
 
 from scnf_jax import bijectors, conditioners, models
-from scnf_jax.runs import load_run
+from scnf_jax.loading import load_run
 from scnf_jax.scnf import Latents, SemiConditionalFlow, semi_conditional_flow
 
 __all__ = [

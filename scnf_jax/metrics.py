@@ -1,12 +1,15 @@
 """What is measured."""
 
 import math
+from typing import TypeVar
 
 import numpy as np
 
+Number = TypeVar("Number", float, np.ndarray)
 
-def bits_per_dim(log_prob: float, num_dims: int, num_levels: int | None) -> float:
-    r"""Log-likelihood of one object as bits per dimension.
+
+def bits_per_dim(log_prob: Number, num_dims: int, num_levels: int | None) -> Number:
+    r"""Log-likelihoods of objects as bits per dimension.
 
     .. math:: \log_2 L - \frac{\log p(x)}{D \log 2}
 
@@ -14,12 +17,12 @@ def bits_per_dim(log_prob: float, num_dims: int, num_levels: int | None) -> floa
     first term for vectors, where the figure is a differential entropy and may be negative.
 
     Args:
-      log_prob: ``log p(x)`` in nats.
+      log_prob: ``log p(x)`` in nats, one or an array.
       num_dims: D.
       num_levels: L, or None for vectors.
 
     Returns:
-      Bits per dimension.
+      Bits per dimension, shaped like ``log_prob``.
 
     Example:
       >>> bits_per_dim(0.0, num_dims=784, num_levels=256)

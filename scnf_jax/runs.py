@@ -1,4 +1,4 @@
-"""Runs: from plain settings to a trained model in a folder, and back."""
+"""Runs: from plain settings to a trained model in a folder."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,28 +18,16 @@ from jax.sharding import Mesh
 from scnf_jax import checkpoints, metrics, parallel
 from scnf_jax.bijectors.base import Params
 from scnf_jax.data import Dataset, load_dataset
-from scnf_jax.folders import (
-    Settings,
-    check_same_config,
-    claimed,
-    read_settings,
-    write_json,
-    write_settings,
-)
-from scnf_jax.losses import AugmentOptions, Model, ObjectiveOptions
+from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
+from scnf_jax.inference import Engine
+from scnf_jax.loading import LoadedRun
+from scnf_jax.losses import Model
 from scnf_jax.models import StackedVAE, build_model
-from scnf_jax.options import check_positive, check_range, from_mapping
-from scnf_jax.reporting import figures
+from scnf_jax.reporting import figures, gallery
 from scnf_jax.reporting.log import MetricsLog, read_metrics
 from scnf_jax.reporting.progress import Progress
-from scnf_jax.training import (
-    OptimizerOptions,
-    Trainer,
-    TrainState,
-    make_data,
-    make_trainer,
-    usable_params,
-)
+from scnf_jax.settings import RunOptions, parse_config
+from scnf_jax.training import Trainer, TrainState, make_data, make_trainer, usable_params
 
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -56,94 +44,6 @@ class Diverged(RuntimeError):
     """Too many steps in a row had a loss or gradient that was not finite."""
 
 
-@dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """Every setting of a run; a config gives them by these names.
-
-    Attributes:
-      dataset: see :func:`~scnf_jax.data.load_dataset`.
-      num_labelled: labels that stay; 0 keeps every known label.
-      steps: of training.
-      batch_size: rows of a step, over all devices.
-      eval_every: steps between evaluations on the whole test set.
-      checkpoint_every: steps between checkpoints.
-      model: ``name`` of a builder in :mod:`scnf_jax.models` and its settings.
-      seed: of all randomness of training.
-      label_seed: decides which labels stay; None: ``seed``.
-      labelled_fraction: share of labelled rows in a batch; None: each object is as
-        likely as any other.
-      steps_per_call: steps in one jitted call, and between two log lines; lowered to
-        divide ``steps``, ``eval_every`` and ``checkpoint_every``.
-      eval_batch_size: rows that evaluation puts through the model at a time.
-      init_batch_size: rows that data-dependent layers are initialised on.
-      validation_size: train objects that take the place of the test set, so that
-        settings can be chosen without test labels; 0: the test set.
-      optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
-      objective: see :class:`~scnf_jax.losses.ObjectiveOptions`.
-      augment: see :class:`~scnf_jax.losses.AugmentOptions`.
-    """
-
-    dataset: str
-    num_labelled: int
-    steps: int
-    batch_size: int
-    eval_every: int
-    checkpoint_every: int
-    model: dict[str, Any]
-    seed: int = 0
-    label_seed: int | None = None
-    labelled_fraction: float | None = None
-    steps_per_call: int = 20
-    eval_batch_size: int = 500
-    init_batch_size: int = 512
-    validation_size: int = 0
-    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
-    objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
-    augment: AugmentOptions = dataclasses.field(default_factory=AugmentOptions)
-
-    def __post_init__(self) -> None:
-        for field in (
-            "steps",
-            "batch_size",
-            "eval_every",
-            "checkpoint_every",
-            "steps_per_call",
-            "eval_batch_size",
-            "init_batch_size",
-        ):
-            check_positive(field, getattr(self, field))
-        check_range("seed", self.seed, 0, 2**32 - 1)
-        check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
-        check_range("num_labelled", self.num_labelled, 0)
-        check_range("validation_size", self.validation_size, 0)
-
-    @property
-    def resolved_label_seed(self) -> int:
-        """The seed that decides which labels stay."""
-        return self.seed if self.label_seed is None else self.label_seed
-
-    @property
-    def chunk(self) -> int:
-        """Steps of one jitted call."""
-        return math.gcd(self.steps_per_call, self.steps, self.eval_every, self.checkpoint_every)
-
-
-class LoadedRun(NamedTuple):
-    """A trained model; see :func:`load_run`.
-
-    Attributes:
-      model: the density; for ``m1m2`` the :class:`~scnf_jax.models.StackedVAE`.
-      params: those to use: the averaged ones where averaging was on.
-      config: the settings of the run, as plain dicts.
-      step: steps that the parameters have been trained for.
-    """
-
-    model: Model
-    params: Params
-    config: dict[str, Any]
-    step: int
-
-
 @dataclasses.dataclass
 class Experiment:
     """A run that is set up, before its first step; see :func:`prepare`."""
@@ -157,33 +57,6 @@ class Experiment:
     model: Model
     mesh: Mesh
     trainer: Trainer
-
-
-def parse_config(config: Mapping[str, Any]) -> RunOptions:
-    """Checks plain settings.
-
-    Args:
-      config: nested dicts of plain values, as a config file gives them.
-
-    Returns:
-      The settings.
-
-    Raises:
-      ValueError: for an unknown key, with a suggestion, a wrong type, a value out of
-        range, or settings that contradict each other.
-    """
-    groups = {
-        "optimizer": OptimizerOptions,
-        "objective": ObjectiveOptions,
-        "augment": AugmentOptions,
-    }
-    parsed = dict(config)
-    for name, options in groups.items():
-        if name in parsed:
-            if not isinstance(parsed[name], Mapping):
-                raise ValueError(f"{name}: expected a group of settings, got {parsed[name]!r}")
-            parsed[name] = from_mapping(options, parsed[name], name)
-    return from_mapping(RunOptions, parsed, "")
 
 
 def prepare(
@@ -213,7 +86,6 @@ def prepare(
     model = build_model(options.model, dataset.event_shape, dataset.num_classes)
     trainer = make_trainer(
         model,
-        seed=options.seed,
         steps=options.steps,
         batch_size=options.batch_size,
         num_levels=dataset.num_levels,
@@ -254,7 +126,9 @@ class _Loop:
         self.experiment = experiment
         self.options = experiment.options
         self.received = received
-        self.data = make_data(experiment.dataset.train_x, experiment.labels, experiment.mesh)
+        self.data = make_data(
+            experiment.dataset.train_x, experiment.labels, experiment.mesh, self.options.seed
+        )
         self.checkpoints = experiment.folder / "checkpoints"
         self.state, self.meta = self._start()
         self.step = int(self.state.step)
@@ -389,8 +263,7 @@ class _Loop:
         if isinstance(model, StackedVAE):
             pass  # no density, no samples
         elif dataset.num_levels is not None:
-            key = jax.random.key(self.options.seed)
-            figures.plot_samples(folder / "samples.png", model, params, key)
+            gallery.plot_samples(folder / "samples.png", Engine(self._as_loaded(params)))
         elif dataset.event_shape == (2,):
             extent, log_joint, integral = figures.density_grid(model, params, dataset.train_x)
             summary["density_integral"] = integral
@@ -399,6 +272,19 @@ class _Loop:
             )
         write_json(folder / "summary.json", summary)
         return summary
+
+    def _as_loaded(self, params: Params) -> LoadedRun:
+        experiment = self.experiment
+        return LoadedRun(
+            experiment.model,
+            params,
+            experiment.config,
+            self.step,
+            experiment.folder,
+            experiment.dataset.event_shape,
+            experiment.dataset.num_levels,
+            experiment.command,
+        )
 
 
 def summarize_scores(
@@ -427,40 +313,6 @@ def summarize_scores(
             f"bits/dim of {bits:.3f}: grey levels cannot have less than 0, so a log-det is wrong"
         )
     return measured | {"bits_per_dim": bits, "log_prob": mean}
-
-
-def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
-    """Gives a trained model back, for use in other code.
-
-    Args:
-      folder: of a run, as ``train.py`` writes it.
-
-    Returns:
-      Model, parameters, settings and step; ``model.log_prob(params, x)`` takes float32
-      images in [0, 1).
-
-    Raises:
-      ValueError: where the folder holds no run.
-      CheckpointError: where it has no checkpoint, or none that is whole.
-    """
-    path = Path(folder).expanduser().absolute()
-    config, data, _ = read_settings(path)
-    options = parse_config(config)
-    model = build_model(options.model, data["event_shape"], data["num_classes"])
-    x = jax.ShapeDtypeStruct((options.init_batch_size, *data["event_shape"]), np.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), x)
-    step = jax.ShapeDtypeStruct((), np.int32)
-    groups = {"step": step, "params": params}
-    if options.optimizer.ema_decay:
-        groups["ema_params"] = params
-    restored = checkpoints.restore_group(path / "checkpoints", groups)
-    if restored is None:
-        raise checkpoints.CheckpointError(
-            f"{path / 'checkpoints'}: no checkpoint yet; run train.py with --workdir={folder}"
-        )
-    state, _ = restored
-    chosen = state["ema_params" if options.optimizer.ema_decay else "params"]
-    return LoadedRun(model, chosen, config, int(state["step"]))
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from scnf_jax.losses import (
 from scnf_jax.options import check_choice, check_range
 
 _SHARE_DECAY = 0.99
+_EVAL_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +65,15 @@ class TrainData(NamedTuple):
       y: int32 ``[N]``, -1 for "not known".
       labelled: row numbers of the labelled objects.
       unlabelled: row numbers of the others; all rows, where every object is labelled.
+      seed: of every random number of training. It is data, not a constant of the compiled
+        program: runs that differ in their seed share one compilation.
     """
 
     x: Array
     y: Array
     labelled: Array
     unlabelled: Array
+    seed: Array
 
 
 class TrainState(NamedTuple):
@@ -146,21 +150,28 @@ def _schedule(options: OptimizerOptions, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, decay], [options.warmup_steps])
 
 
-def make_data(x: np.ndarray, y: np.ndarray, mesh: Mesh) -> TrainData:
+def make_data(x: np.ndarray, y: np.ndarray, mesh: Mesh, seed: int = 0) -> TrainData:
     """Puts the train set on every device.
 
     Args:
       x: see :class:`TrainData`.
       y: see :class:`TrainData`.
       mesh: of devices.
+      seed: see :class:`TrainData`.
 
     Returns:
       The data, replicated.
     """
     rows = np.arange(len(y), dtype=np.int32)
     unlabelled = rows[y < 0] if (y < 0).any() else rows
-    arrays = parallel.replicate((x, y.astype(np.int32), rows[y >= 0], unlabelled), mesh)
-    return TrainData(*arrays)
+    arrays = (x, y.astype(np.int32), rows[y >= 0], unlabelled, np.uint32(seed))
+    return TrainData(*parallel.replicate(arrays, mesh))
+
+
+def _keys(data: TrainData) -> tuple[Array, Array]:
+    """The keys of training and of the start."""
+    train_key, init_key = jax.random.split(jax.random.key(data.seed))
+    return train_key, init_key
 
 
 def draw_rows(
@@ -192,7 +203,6 @@ def draw_rows(
 def make_trainer(
     model: Model,
     *,
-    seed: int,
     steps: int,
     batch_size: int,
     num_levels: int | None,
@@ -209,7 +219,6 @@ def make_trainer(
 
     Args:
       model: the density.
-      seed: of every random number of training.
       steps: of the whole run, for the schedule.
       batch_size: rows of a step, over all devices.
       num_levels: grey levels of the images, None for vectors.
@@ -232,7 +241,6 @@ def make_trainer(
     if labelled_fraction is not None:
         check_range("labelled_fraction", labelled_fraction, 0.0, 1.0)
     transform = make_optimizer(optimizer, steps)
-    train_key, init_key, eval_key = jax.random.split(jax.random.key(seed), 3)
     rows_sharding, whole = parallel.by_row(mesh), parallel.replicated(mesh)
     loss_fn = make_loss(model, objective, augment, num_levels, steps)
     prepare = make_input(model, num_levels)
@@ -249,6 +257,7 @@ def make_trainer(
         return jax.lax.with_sharding_constraint((data.x[rows], data.y[rows]), rows_sharding)
 
     def init(data: TrainData) -> TrainState:
+        _, init_key = _keys(data)
         rows_key, view_key, params_key = jax.random.split(init_key, 3)
         size = -(-init_batch_size // mesh.size) * mesh.size
         rows = draw_rows(rows_key, data, size, None)
@@ -269,6 +278,7 @@ def make_trainer(
         )
 
     def step_fn(state: TrainState, data: TrainData) -> tuple[TrainState, dict[str, Array]]:
+        train_key, _ = _keys(data)
         rows_key, loss_key = jax.random.split(jax.random.fold_in(train_key, state.step))
         x, label = batch_of(rows_key, data)
         taught_by = state.ema_params if objective.teacher == "averaged" else ()
@@ -314,7 +324,7 @@ def make_trainer(
         def one(numbered: tuple[Array, Array]) -> tuple[Array | None, Array]:
             number, x = numbered
             x = jax.lax.with_sharding_constraint(x, rows_sharding)
-            return scores_of(params, jax.random.fold_in(eval_key, number), x)
+            return scores_of(params, jax.random.fold_in(jax.random.key(_EVAL_SEED), number), x)
 
         return jax.lax.map(one, (jnp.arange(batches.shape[0]), batches))
 

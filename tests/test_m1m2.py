@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from scnf_jax.baselines import run_baseline
+from scnf_jax.loading import load_run
 from scnf_jax.losses import AugmentOptions, ObjectiveOptions, make_loss
 from scnf_jax.models import m1m2
-from scnf_jax.runs import load_run, prepare, train
+from scnf_jax.runs import prepare, train
 
 MODEL = m1m2((4, 4, 1), 3, m1_steps=10, num_train=50, hidden=(8,), latent_dim=4, m2_hidden=6)
 X = jax.random.uniform(jax.random.key(0), (6, 4, 4, 1))

@@ -18,7 +18,7 @@ from scnf_jax.data import dequantize, mask_labels
 from scnf_jax.metrics import bits_per_dim
 from scnf_jax.models import paper
 from scnf_jax.objectives import marginal_log_likelihood
-from scnf_jax.runs import parse_config
+from scnf_jax.settings import parse_config
 from scnf_jax.training import draw_rows, make_data, make_optimizer
 
 SMALL = {"width": 4, "num_blocks": 1, "head_steps": 1, "head_width": 8, "head_blocks": 1}

@@ -23,7 +23,7 @@ losses, text = {}, {}
 for count in (1, 8):
     mesh = parallel.data_mesh(jax.devices()[:count])
     trainer = make_trainer(
-        model, seed=0, steps=20, batch_size=32, num_levels=17, mesh=mesh, steps_per_call=20,
+        model, steps=20, batch_size=32, num_levels=17, mesh=mesh, steps_per_call=20,
         objective=ObjectiveOptions(classification_weight=1.0, consistency_weight=1.0),
         augment=AugmentOptions(shift=1.0), labelled_fraction=0.3,
         optimizer=OptimizerOptions(learning_rate=1e-4), eval_batch_size=64)
@@ -39,7 +39,7 @@ for count in (1, 8):
 np.testing.assert_allclose(losses[8], losses[1], rtol=1e-5)
 assert "all-reduce" in text[8] and "all-reduce" not in text[1]
 try:
-    make_trainer(model, seed=0, steps=1, batch_size=12, num_levels=17, mesh=mesh)
+    make_trainer(model, steps=1, batch_size=12, num_levels=17, mesh=mesh)
 except ValueError as error:
     assert "multiple of the 8 devices, got 12" in str(error)
 else:

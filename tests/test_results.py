@@ -13,7 +13,7 @@ from scnf_jax.baselines import BaselineOptions
 from scnf_jax.models import build_model
 from scnf_jax.options import from_mapping
 from scnf_jax.reporting import results
-from scnf_jax.runs import parse_config
+from scnf_jax.settings import parse_config
 
 
 def make_run(folder: Path, command: str, seed: int, **summary: Any) -> Path:

@@ -34,7 +34,6 @@ NO_TEACHER = Teacher((), jnp.array([0.5, 0.5]))
 def trainer(**changes: Any) -> tuple[Trainer, TrainData]:
     mesh = parallel.data_mesh()
     settings: dict[str, Any] = {
-        "seed": 0,
         "steps": 8,
         "batch_size": 16,
         "num_levels": None,
@@ -77,7 +76,6 @@ def test_evaluation_compiles_once() -> None:
     mesh = parallel.data_mesh()
     made = make_trainer(
         MODEL._replace(log_joint=traced),
-        seed=0,
         steps=1,
         batch_size=4,
         num_levels=None,
@@ -199,10 +197,15 @@ def test_the_class_share_follows_what_targets_name() -> None:
     )
     state = made.init(data)
     np.testing.assert_allclose(state.class_share, [0.5, 0.5])
-    after, metrics = jax.jit(made.step)(state, data)
-    assert float(jnp.abs(after.class_share - state.class_share).max()) > 0
+    step = jax.jit(made.step)
+    after, metrics = state, {}
+    for _ in range(3):  # the first posterior of an untrained head names no class
+        before = after
+        after, metrics = step(before, data)
+        moved = jnp.abs(after.class_share - before.class_share).max()
+        assert float(moved) <= 0.0051
+    assert float(moved) > 0
     np.testing.assert_allclose(after.class_share.sum(), 1.0, rtol=1e-5)
-    assert float(jnp.abs(after.class_share - state.class_share).max()) <= 0.0051
     assert all(value.shape == () for value in metrics.values())
 
 
@@ -233,6 +236,18 @@ def test_a_bad_batch_leaves_the_state_as_it_was() -> None:
     assert (int(healthy.skipped), int(healthy.skipped_in_a_row)) == (1, 0)
 
 
+def test_seeds_share_a_compilation_and_nothing_else() -> None:
+    made, data = trainer()
+    other = make_data(X, Y, parallel.data_mesh(), seed=1)
+    losses = []
+    for seeded in (data, other, data):
+        state = made.init(seeded)
+        losses.append(made.run_chunk(state, seeded)[1]["loss"])
+    np.testing.assert_array_equal(losses[0], losses[2])
+    assert float(jnp.abs(losses[0] - losses[1]).max()) > 1e-3
+    assert made.run_chunk._cache_size() == 1  # type: ignore[attr-defined]
+
+
 def test_ema_follows() -> None:
     made, data = trainer(optimizer=OptimizerOptions(ema_decay=0.5))
     state = made.init(data)
@@ -248,7 +263,11 @@ def test_ema_follows() -> None:
 
 def test_draws_are_weighted_and_depend_on_the_key_alone() -> None:
     data = TrainData(
-        jnp.zeros((10, 1)), jnp.array([0, 1] + [-1] * 8), jnp.arange(2), jnp.arange(2, 10)
+        jnp.zeros((10, 1)),
+        jnp.array([0, 1] + [-1] * 8),
+        jnp.arange(2),
+        jnp.arange(2, 10),
+        jnp.uint32(0),
     )
     key = jax.random.key(0)
     rows = draw_rows(key, data, 30_000, 1 / 3)

@@ -1,14 +1,14 @@
-"""Figures of a run: curves, samples by class, the density of points in the plane."""
+"""Figures of training: its curves, and the density of points in the plane."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from scnf_jax.bijectors.base import Array, Params
+from scnf_jax.bijectors.base import Params
+from scnf_jax.reporting.canvas import save, subplots
 from scnf_jax.scnf import SemiConditionalFlow
 
 
@@ -20,7 +20,7 @@ def plot_curves(path: Path, records: Sequence[Mapping[str, Any]], discrete: bool
       records: of ``metrics.jsonl``.
       discrete: whether bits/dim counts grey levels; for the axis label.
     """
-    figure, axes = _subplots(1, 2, figsize=(10, 3.8))
+    figure, axes = subplots(1, 2, figsize=(10, 3.8))
     for split, color in (("train", "tab:gray"), ("test", "tab:blue")):
         rows = [r for r in records if r["split"] == split and "bits_per_dim" in r]
         axes[0].plot(
@@ -40,36 +40,7 @@ def plot_curves(path: Path, records: Sequence[Mapping[str, Any]], discrete: bool
     axes[0].legend()
     axes[1].set(xlabel="step", ylabel="error, %", title="test error")
     axes[1].set_ylim(bottom=0)
-    _save(figure, path)
-
-
-def plot_samples(
-    path: Path, model: SemiConditionalFlow, params: Params, key: Array, per_class: int = 10
-) -> None:
-    """Draws samples of an image model from its learned priors, one row a class.
-
-    Args:
-      path: of the PNG.
-      model: of images ``[H, W, C]`` in [0, 1), C 1 or 3.
-      params: of the model.
-      key: of the samples.
-      per_class: pictures a class.
-    """
-    classes = min(model.num_classes, 20)
-    labels = jnp.repeat(jnp.arange(classes), per_class)
-    images = np.clip(jax.device_get(jax.jit(model.sample)(params, key, labels)), 0.0, 1.0)
-    height, width, channels = images.shape[1:]
-    grid = images.reshape(classes, per_class, height, width, channels)
-    grid = np.pad(grid, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
-    grid = grid.transpose(0, 2, 1, 3, 4).reshape(classes * (height + 1), -1, channels)
-    figure, axis = _subplots(1, 1, figsize=(0.6 * per_class + 1, 0.6 * classes + 0.8))
-    axis.imshow(grid.squeeze() if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
-    axis.set_yticks(
-        np.arange(classes) * (height + 1) + height / 2, [str(k) for k in range(classes)]
-    )
-    axis.set_xticks([])
-    axis.set(ylabel="class y", title="samples x ~ p(x | y), temperature 1")
-    _save(figure, path)
+    save(figure, path)
 
 
 def density_grid(
@@ -118,7 +89,7 @@ def plot_density(
     """
     density = np.exp(log_joint).sum(-1)
     posterior = np.exp(log_joint[..., 0]) / np.maximum(density, 1e-300)
-    figure, axis = _subplots(1, 1, figsize=(6.2, 5))
+    figure, axis = subplots(1, 1, figsize=(6.2, 5))
     image = axis.imshow(density, origin="lower", extent=extent, cmap="Blues", aspect="auto")
     first = np.linspace(extent[0], extent[1], density.shape[1])
     second = np.linspace(extent[2], extent[3], density.shape[0])
@@ -131,17 +102,4 @@ def plot_density(
     axis.set(xlabel="$x_1$", ylabel="$x_2$", title="p(x), and where p(y = 0 | x) = 1/2")
     axis.legend(loc="upper right", fontsize=8)
     figure.colorbar(image, label="p(x), per unit area")
-    _save(figure, path)
-
-
-def _subplots(rows: int, columns: int, figsize: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=figsize, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=120)
+    save(figure, path)

@@ -1,0 +1,1 @@
+"""What a trained model's scores and latents say: calibration, leaks, outliers."""

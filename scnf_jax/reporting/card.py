@@ -1,0 +1,130 @@
+"""The card of an exported model: what it is, what was measured, how to use it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scnf_jax.loading import LoadedRun
+
+
+def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
+    """What was trained, for a person: captions and values.
+
+    Args:
+      run: the trained model.
+      summary: of the run, perhaps empty.
+
+    Returns:
+      Values by caption.
+    """
+    options = run.options
+    known = summary.get("num_labelled", options.num_labelled or "all")
+    rows = {
+        "data": f"{options.dataset}, objects {list(run.event_shape)}, {run.num_classes} classes, "
+        f"{known} labels, label seed {options.resolved_label_seed}",
+        "model": ", ".join(f"{key} {value}" for key, value in options.model.items()),
+        "objective": _changed(options.objective),
+        "optimiser": _changed(options.optimizer),
+        "views": _changed(options.augment) or "none",
+        "trained": f"{run.step:,} steps of {options.batch_size}, seed {options.seed}",
+    }
+    if "parameters" in summary:
+        rows["parameters"] = f"{summary['parameters']:,}"
+    if "train_seconds" in summary:
+        rows["time"] = f"{summary['train_seconds'] / 60:.1f} min of training on {summary['device']}"
+    if "versions" in summary:
+        rows["versions"] = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
+    return rows
+
+
+def _changed(options: Any) -> str:
+    """Settings that are not at their defaults."""
+    default = type(options)()
+    names = vars(options)
+    return ", ".join(
+        f"{name} {value}" for name, value in names.items() if value != getattr(default, name)
+    )
+
+
+def results(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured, for a person.
+
+    Args:
+      summary: of the run, perhaps empty.
+      evaluation: of the run; see :func:`~scnf_jax.reporting.evaluation.evaluate_scores`.
+
+    Returns:
+      Values by caption.
+    """
+    where = summary.get("evaluated_on", "test")
+    rows = {f"{where} error": f"{evaluation['error_percent']:.2f}%"}
+    if "bits_per_dim" in evaluation:
+        rows["bits/dim"] = f"{evaluation['bits_per_dim']:.3f}, exact, one draw of the noise"
+        rows["log p(x)"] = f"{evaluation['log_prob_nats']:.1f} nats an object"
+    rows["calibration error (ECE)"] = f"{evaluation['ece_percent']:.2f}%"
+    at = evaluation["error_percent_at_coverage"]
+    rows["error where it may abstain"] = ", ".join(
+        f"{at[share]:.2f}% on the surest {share}%" for share in ("50", "90", "99")
+    )
+    rows["objects"] = str(evaluation["num_objects"])
+    return rows
+
+
+def model_card(
+    run: LoadedRun, summary: Mapping[str, Any], evaluation: Mapping[str, Any] | None
+) -> str:
+    """The text of an exported model's ``README.md``.
+
+    Args:
+      run: the trained model.
+      summary: of the run, perhaps empty.
+      evaluation: of the run; None where it was not evaluated.
+
+    Returns:
+      Markdown.
+    """
+    measured = results(summary, evaluation) if evaluation else {}
+    lines = [
+        "---",
+        "library_name: scnf_jax",
+        "license: apache-2.0",
+        "tags: [normalizing-flow, semi-supervised, density-estimation, jax]",
+        "---",
+        "",
+        f"# Semi-conditional normalizing flow on {run.options.dataset}",
+        "",
+        "A classifier p(y|x), a density p(x) and a sampler p(x|y), all exact and in one model",
+        "(Atanov et al. 2019, https://arxiv.org/abs/1905.00505).",
+        "",
+        "## Measured",
+        "",
+        *([f"- {name}: {value}" for name, value in measured.items()] or ["Not evaluated."]),
+        "",
+        "## Trained",
+        "",
+        *(f"- {name}: {value}" for name, value in describe(run, summary).items() if value),
+        "",
+    ]
+    if run.command:
+        lines += ["```bash", run.command, "```", ""]
+    lines += [
+        "## Use",
+        "",
+        "```python",
+        "import jax, scnf_jax",
+        "",
+        'run = scnf_jax.load_run("THIS FOLDER")',
+        "jax.jit(run.model.log_posterior)(run.params, x)  # x float32 in [0, 1), "
+        f"{['N', *run.event_shape]}",
+        "```",
+        "",
+        "`model.safetensors` holds arrays alone and `config.json` plain settings: no code in this",
+        "folder is executed.",
+        "",
+        "## Limits",
+        "",
+        "- It knows the classes it was trained on. What is none of them is given one all the same;",
+        "  log p(x) of a flow is a poor outlier score by itself (`python -m scnf_jax outliers`).",
+        "- z_h hides the class as far as `python -m scnf_jax leak` says, and z_aux is not hidden.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""Grids of images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scnf_jax.reporting.canvas import save, subplots
+
+_GAP = 1
+
+
+def tile(images: np.ndarray) -> np.ndarray:
+    """Images ``[rows, columns, H, W, C]`` as one picture, thin white lines between them."""
+    rows, columns, height, width, channels = images.shape
+    spaced = np.pad(images, ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=1.0)
+    joined = spaced.transpose(0, 2, 1, 3, 4)
+    return joined.reshape(rows * (height + _GAP), columns * (width + _GAP), channels)
+
+
+def plot_grid(
+    path: Path,
+    images: np.ndarray,
+    title: str,
+    row_names: Sequence[str],
+    column_names: Sequence[str] = (),
+    row_label: str = "",
+    column_label: str = "",
+) -> None:
+    """Draws a grid of images.
+
+    Args:
+      path: of the PNG.
+      images: ``[rows, columns, H, W, C]`` with values in 0..1, C 1 or 3; others are clipped,
+        values that are not finite are black.
+      title: of the figure.
+      row_names: one a row.
+      column_names: one a column, or none.
+      row_label: what the rows are.
+      column_label: what the columns are.
+    """
+    rows, columns, height, width, channels = images.shape
+    clean = np.clip(np.nan_to_num(images, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
+    picture = tile(clean)
+    figure, axis = subplots(1, 1, figsize=(0.6 * columns + 1.4, 0.6 * rows + 1.0))
+    axis.imshow(picture[..., 0] if channels == 1 else picture, cmap="gray", vmin=0, vmax=1)
+    axis.set_yticks(np.arange(rows) * (height + _GAP) + height / 2, list(row_names))
+    if column_names:
+        axis.set_xticks(np.arange(columns) * (width + _GAP) + width / 2, list(column_names))
+    else:
+        axis.set_xticks([])
+    axis.set_xlabel(column_label)
+    axis.set_ylabel(row_label)
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(length=0)
+    save(figure, path)

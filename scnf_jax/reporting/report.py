@@ -1,0 +1,216 @@
+"""``report.html``: everything about a run in one page that opens without a network."""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scnf_jax.analysis.obfuscation import measure_leak
+from scnf_jax.data import Dataset
+from scnf_jax.folders import write_json
+from scnf_jax.inference import Engine
+from scnf_jax.reporting.card import describe, results
+from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
+from scnf_jax.reporting.markdown import to_html
+from scnf_jax.reporting.studies import (
+    draw_figures,
+    leak_record,
+    leak_table,
+    outlier_study,
+    outlier_table,
+)
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #d5d5d5; --soft: #f4f4f4; --link: #0b57d0; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #444; --soft: #222; --link: #8ab4f8; }
+  body { background: #161616; color: #e6e6e6; }
+  img { filter: brightness(.92); }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
+nav a { margin-right: 1rem; color: var(--link); white-space: nowrap; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; }
+th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.numbers { display: flex; flex-wrap: wrap; gap: .8rem; }
+.numbers div { background: var(--soft); border-radius: .5rem; padding: .7rem 1rem; }
+.numbers b { display: block; font-size: 1.5rem; }
+figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; border-radius: .3rem; }
+figcaption { font-size: .9rem; }
+pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: .3rem; }
+"""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder; empty where it is not there.
+
+    Raises:
+      ValueError: for a damaged one.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected JSON, got a damaged file ({error})") from None
+
+
+def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
+    """Evaluates a run, studies it, draws it, and writes ``report.html`` into its folder.
+
+    Beside the page are the records and the figures that it shows: ``evaluation.json``,
+    ``leak.json``, ``outliers.json``, and PNG files.
+
+    Args:
+      engine: of the model.
+      dataset: that it was trained on.
+      max_objects: objects of probes, embeddings and outliers, each.
+
+    Returns:
+      Path of the page.
+
+    Raises:
+      ValueError: for a model without a density, or a folder that cannot be written.
+    """
+    engine.require_density()
+    folder = engine.run.folder
+    scores = engine.scores(dataset.test_x)
+    evaluation = evaluate_scores(scores, dataset.test_y)
+    figures = plot_evaluation(folder, scores, dataset.test_y)
+    leak = leak_record(measure_leak(engine, dataset, max_objects, max_objects))
+    write_json(folder / "evaluation.json", evaluation)
+    write_json(folder / "leak.json", leak)
+    parts = [
+        _section("Classes", _pictures(folder, dict(zip(figures, _CAPTIONS, strict=True)))),
+        _section("What z_h still tells of the class", to_html(leak_table(leak))),
+    ]
+    if dataset.num_levels is not None:
+        outliers = outlier_study(engine, dataset, {}, max_objects, folder)
+        write_json(folder / "outliers.json", outliers)
+        drawn = _pictures(folder, {"densities.png": "Density of the test set and of others."})
+        parts.append(_section("Outliers", to_html(outlier_table(outliers)) + drawn))
+    captions = draw_figures(folder, engine, dataset, max_objects)
+    if (folder / "density.png").exists():
+        captions["density.png"] = "Density p(x), the labelled points and the decision boundary."
+    parts.append(_section("Figures", _pictures(folder, captions)))
+    summary = read_json(folder / "summary.json")
+    page = _page(engine, summary, evaluation, leak, parts)
+    path = folder / "report.html"
+    try:
+        path.write_text(page)
+    except OSError as error:
+        raise ValueError(f"{path}: could not be written ({error})") from None
+    return path
+
+
+_CAPTIONS = (
+    "Confidence against accuracy: bars below the line are too sure of themselves.",
+    "Test objects by true and predicted class.",
+    "Error on the objects that the model is surest of.",
+)
+
+
+def _page(
+    engine: Engine,
+    summary: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    leak: Mapping[str, Any],
+    parts: Sequence[str],
+) -> str:
+    run = engine.run
+    name = f"{run.options.dataset}, {summary.get('num_labelled', 'all')} labels"
+    hidden = leak["probes"]["z_h, true label"].values()
+    numbers = {
+        "test error": f"{evaluation['error_percent']:.2f}%",
+        "bits/dim": f"{evaluation['bits_per_dim']:.3f}",
+        "calibration error": f"{evaluation['ece_percent']:.2f}%",
+        f"best probe on z_h (chance {leak['chance_percent']:.0f}%)": (
+            f"{max(p['accuracy_percent'] for p in hidden):.1f}%"
+        ),
+    }
+    tiles = "".join(f"<div><b>{_escape(v)}</b>{_escape(k)}</div>" for k, v in numbers.items())
+    trained = {k: v for k, v in describe(run, summary).items() if v}
+    measured = results(summary, evaluation)
+    body = [
+        f"<h1>{_escape(name)}</h1>",
+        f'<div class="numbers">{tiles}</div>',
+        _section("Trained", _table(trained.items())),
+        _section("Results", _table(measured.items()) + _baselines(engine, summary)),
+        *parts,
+        _section("Reproduce", _commands(engine)),
+    ]
+    links = [part.split('id="')[1].split('"')[0] for part in body if part.startswith("<section")]
+    nav = "".join(f'<a href="#{link}">{link.replace("-", " ")}</a>' for link in links)
+    body.insert(2, f"<nav>{nav}</nav>")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{_escape(name)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    anchor = "".join(c if c.isalnum() else "-" for c in title)
+    return f'<section id="{anchor}"><h2>{_escape(title)}</h2>\n{content}</section>'
+
+
+def _table(rows: Any, head: Sequence[str] = ()) -> str:
+    top = "".join(f"<th>{_escape(cell)}</th>" for cell in head)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{_escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="wide"><table>{f"<tr>{top}</tr>" if head else ""}{lines}</table></div>'
+
+
+def _pictures(folder: Path, captions: Mapping[str, str]) -> str:
+    parts = []
+    for name, caption in captions.items():
+        data = base64.b64encode((folder / name).read_bytes()).decode()
+        parts.append(
+            f'<figure><img alt="{_escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{_escape(caption)}</figcaption></figure>"
+        )
+    return "".join(parts)
+
+
+def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
+    """Classifiers on the same label draw, from the run folders beside this one."""
+    same = ("dataset", "num_labelled", "label_seed", "evaluated_on")
+    rows = []
+    for path in sorted(engine.run.folder.parent.glob("*/summary.json")):
+        other = read_json(path)
+        if "baseline" in other.get("config", {}) and all(
+            other.get(key) == summary.get(key) for key in same
+        ):
+            name = other["config"]["baseline"]["name"].replace("_", " ")
+            rows.append((name, f"{other['test_error_percent']:.2f}%", "-"))
+    if not rows:
+        return (
+            "<p>No baseline of the same label draw lies beside this run. To have them here, run "
+            f"<code>python train.py --config=configs/baselines.py:label_spreading "
+            f"--config.dataset={_escape(engine.run.options.dataset)}</code> with a "
+            "<code>--workdir</code> beside this folder.</p>"
+        )
+    return "<h3>Baselines on the same labels</h3>" + _table(rows, ("method", "error", "bits/dim"))
+
+
+def _commands(engine: Engine) -> str:
+    run = engine.run
+    lines = [f"{run.command} --workdir={run.folder.name}"] if run.command else []
+    lines += [
+        f"python -m scnf_jax {verb} {run.folder.name}"
+        for verb in ("evaluate", "leak", "outliers", "figures", "report")
+    ]
+    return f"<pre>{_escape(chr(10).join(lines))}</pre>"
+
+
+def _escape(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,165 @@
+"""Studies of a trained model: leak, outliers, figures; as records, tables and pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scnf_jax.analysis.embedding import EMBEDDINGS, embed
+from scnf_jax.analysis.obfuscation import REPRESENTATIONS, Leak, flat
+from scnf_jax.analysis.outliers import CORRUPTIONS, SCORES, auroc, corrupt, outlier_scores
+from scnf_jax.data import Dataset
+from scnf_jax.inference import Engine
+from scnf_jax.reporting.charts import plot_embeddings, plot_log_probs
+from scnf_jax.reporting.figures import plot_curves
+from scnf_jax.reporting.gallery import plot_gallery
+from scnf_jax.reporting.log import read_metrics
+
+
+def leak_record(leak: Leak) -> dict[str, Any]:
+    """A leak as plain values; see :class:`~scnf_jax.analysis.obfuscation.Leak`."""
+    probes = {
+        name: {probe: result._asdict() for probe, result in results.items()}
+        for name, results in leak.probes.items()
+    }
+    return {**leak._asdict(), "probes": probes, "meaning": dict(REPRESENTATIONS)}
+
+
+def leak_table(record: Mapping[str, Any]) -> str:
+    """A leak's record as a table in Markdown, with what each column means."""
+    names = list(record["probes"])
+    lines = [
+        f"Accuracy of probes for the class, % (95% interval); {record['num_train']} objects to "
+        f"learn from, {record['num_test']} others to test on.",
+        f"Chance, always the most frequent class: {record['chance_percent']:.1f}%. The model's own "
+        f"posterior: {record['model_accuracy_percent']:.1f}%.",
+        "",
+        _row(["probe", *names]),
+        "|" + "---|" * (len(names) + 1),
+    ]
+    for probe in next(iter(record["probes"].values())):
+        cells = [record["probes"][name][probe] for name in names]
+        shown = [
+            f"{c['accuracy_percent']:.1f} ({c['low_percent']:.1f}-{c['high_percent']:.1f})"
+            for c in cells
+        ]
+        lines.append(_row([probe.replace("_", " "), *shown]))
+    bits = [max(c["information_bits"] for c in record["probes"][name].values()) for name in names]
+    lines.append(_row(["information, at least, bits", *(f"{b:.2f}" for b in bits)]))
+    lines += [
+        "",
+        f"Of the class's {record['entropy_bits']:.2f} bits the model's own p(y|x) proves at least "
+        f"{record['posterior_bits']:.2f} in z_f; under the model z_h has none.",
+        "",
+    ]
+    lines += [f"- {name}: {meaning}." for name, meaning in record["meaning"].items()]
+    return "\n".join(lines)
+
+
+def outlier_study(
+    engine: Engine,
+    dataset: Dataset,
+    others: Mapping[str, np.ndarray],
+    max_test: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """AUROC of three scores between test objects and foreign ones.
+
+    Args:
+      engine: of a model with a density.
+      dataset: that it was trained on.
+      others: foreign objects as stored, by name; corruptions of the test objects are
+        added for images.
+      max_test: objects of each set, the first ones.
+      folder: ``densities.png`` is drawn there.
+
+    Returns:
+      ``auroc`` by set and by score, ``num_objects`` by set, mean ``log p(x)`` by set.
+    """
+    test = dataset.test_x[:max_test]
+    sets = {name: x[:max_test] for name, x in others.items()}
+    if dataset.num_levels is not None:
+        square = test.shape[1] == test.shape[2]
+        for name in CORRUPTIONS:
+            if square or name != "rotation":
+                sets[f"test set, {name}"] = corrupt(test, name, dataset.num_levels)
+    train_log_prob = np.asarray(engine.scores(dataset.train_x[:max_test]).log_prob)
+    scored = {"test set": engine.scores(test)} | {k: engine.scores(x) for k, x in sets.items()}
+    inside = outlier_scores(scored["test set"], train_log_prob)
+    table = {}
+    for name in sets:
+        outside = outlier_scores(scored[name], train_log_prob)
+        table[name] = {score: auroc(inside[score], outside[score]) for score in SCORES}
+    bits = {name: np.asarray(scores.bits_per_dim) for name, scores in scored.items()}
+    unit = "-log p(x), bits/dim" + ("" if dataset.num_levels is not None else " (differential)")
+    plot_log_probs(folder / "densities.png", bits, unit)
+    return {
+        "auroc": table,
+        "num_objects": {name: len(scores.label) for name, scores in scored.items()},
+        "bits_per_dim": {name: _finite_mean(values) for name, values in bits.items()},
+    }
+
+
+def _finite_mean(values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if len(finite) else None
+
+
+def outlier_table(record: Mapping[str, Any]) -> str:
+    """An outlier study's record as a table in Markdown."""
+    heads = ["foreign objects", "-log p(x)", "|log p(x) - mean|", "posterior's entropy", "bits/dim"]
+    own = record["bits_per_dim"]["test set"]
+    lines = [
+        "AUROC: 1 tells every foreign object from the test set, 0.5 is chance, below 0.5 foreign "
+        "objects look more usual than the model's own.",
+        f"Mean of the test set: {own:.3f} bits/dim.",
+        "",
+        _row(heads),
+        "|" + "---|" * len(heads),
+    ]
+    for name, values in record["auroc"].items():
+        bits = record["bits_per_dim"][name]
+        shown = "not finite" if bits is None else f"{bits:.3f}"
+        lines.append(_row([name, *(f"{values[score]:.3f}" for score in SCORES), shown]))
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) -> dict[str, str]:
+    """Draws curves, embeddings of the latents and, of images, the gallery.
+
+    Args:
+      folder: of the PNG files.
+      engine: of a model with a density.
+      dataset: that it was trained on.
+      max_test: test objects that are embedded, the first ones.
+
+    Returns:
+      Captions by file name.
+    """
+    captions = {}
+    records = read_metrics(engine.run.folder)
+    if records:
+        plot_curves(folder / "curves.png", records, dataset.num_levels is not None)
+        captions["curves.png"] = "Negative log-likelihood and test error during training."
+    x, y = dataset.test_x[:max_test], dataset.test_y[:max_test]
+    latents = engine.encode(x, y)
+    parts = {
+        "z_f: carries the class": flat(latents.z_f),
+        "z_h of the true label": flat(latents.z_h),
+    }
+    for method in EMBEDDINGS:
+        name = f"latents-{method.lower()}.png"
+        points = {title: embed(z, method) for title, z in parts.items()}
+        plot_embeddings(folder / name, points, y, method)
+        captions[name] = (
+            f"{method} of {len(x)} test objects: classes part in z_f, and mix in z_h as far as "
+            "the model takes the class out."
+        )
+    if dataset.num_levels is not None and dataset.event_shape[-1] in (1, 3):
+        captions |= plot_gallery(folder, engine, dataset.test_x, dataset.test_y)
+    return captions

@@ -1,0 +1,109 @@
+"""Every setting of a run, and the check of a config."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from scnf_jax.losses import AugmentOptions, ObjectiveOptions
+from scnf_jax.options import check_positive, check_range, from_mapping
+from scnf_jax.training import OptimizerOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Every setting of a run; a config gives them by these names.
+
+    Attributes:
+      dataset: see :func:`~scnf_jax.data.load_dataset`.
+      num_labelled: labels that stay; 0 keeps every known label.
+      steps: of training.
+      batch_size: rows of a step, over all devices.
+      eval_every: steps between evaluations on the whole test set.
+      checkpoint_every: steps between checkpoints.
+      model: ``name`` of a builder in :mod:`scnf_jax.models` and its settings.
+      seed: of all randomness of training.
+      label_seed: decides which labels stay; None: ``seed``.
+      labelled_fraction: share of labelled rows in a batch; None: each object is as
+        likely as any other.
+      steps_per_call: steps in one jitted call, and between two log lines; lowered to
+        divide ``steps``, ``eval_every`` and ``checkpoint_every``.
+      eval_batch_size: rows that evaluation puts through the model at a time.
+      init_batch_size: rows that data-dependent layers are initialised on.
+      validation_size: train objects that take the place of the test set, so that
+        settings can be chosen without test labels; 0: the test set.
+      optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
+      objective: see :class:`~scnf_jax.losses.ObjectiveOptions`.
+      augment: see :class:`~scnf_jax.losses.AugmentOptions`.
+    """
+
+    dataset: str
+    num_labelled: int
+    steps: int
+    batch_size: int
+    eval_every: int
+    checkpoint_every: int
+    model: dict[str, Any]
+    seed: int = 0
+    label_seed: int | None = None
+    labelled_fraction: float | None = None
+    steps_per_call: int = 20
+    eval_batch_size: int = 500
+    init_batch_size: int = 512
+    validation_size: int = 0
+    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
+    augment: AugmentOptions = dataclasses.field(default_factory=AugmentOptions)
+
+    def __post_init__(self) -> None:
+        for field in (
+            "steps",
+            "batch_size",
+            "eval_every",
+            "checkpoint_every",
+            "steps_per_call",
+            "eval_batch_size",
+            "init_batch_size",
+        ):
+            check_positive(field, getattr(self, field))
+        check_range("seed", self.seed, 0, 2**32 - 1)
+        check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
+        check_range("num_labelled", self.num_labelled, 0)
+        check_range("validation_size", self.validation_size, 0)
+
+    @property
+    def resolved_label_seed(self) -> int:
+        """The seed that decides which labels stay."""
+        return self.seed if self.label_seed is None else self.label_seed
+
+    @property
+    def chunk(self) -> int:
+        """Steps of one jitted call."""
+        return math.gcd(self.steps_per_call, self.steps, self.eval_every, self.checkpoint_every)
+
+
+def parse_config(config: Mapping[str, Any]) -> RunOptions:
+    """Checks plain settings.
+
+    Args:
+      config: nested dicts of plain values, as a config file gives them.
+
+    Returns:
+      The settings.
+
+    Raises:
+      ValueError: for an unknown key, with a suggestion, a wrong type, a value out of
+        range, or settings that contradict each other.
+    """
+    groups = {
+        "optimizer": OptimizerOptions,
+        "objective": ObjectiveOptions,
+        "augment": AugmentOptions,
+    }
+    parsed = dict(config)
+    for name, options in groups.items():
+        if name in parsed:
+            if not isinstance(parsed[name], Mapping):
+                raise ValueError(f"{name}: expected a group of settings, got {parsed[name]!r}")
+            parsed[name] = from_mapping(options, parsed[name], name)
+    return from_mapping(RunOptions, parsed, "")

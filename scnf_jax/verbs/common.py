@@ -1,0 +1,122 @@
+"""What verbs share: a trained model, a user's objects, where results go."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from scnf_jax.data import Dataset, load_dataset
+from scnf_jax.data.files import Objects, open_objects
+from scnf_jax.inference import Engine, Scores
+from scnf_jax.loading import LoadedRun, load_run
+
+MAX_TRAIN_SCORES = 5000
+
+
+class Verb(NamedTuple):
+    """One word of the command line.
+
+    Attributes:
+      name: the word.
+      help: one line.
+      example: a command that works.
+      add_arguments: declares its options.
+      run: does it; gives what to tell a person.
+    """
+
+    name: str
+    help: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], str]
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The run folder, and how many objects go through the model at a time."""
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or of an exported model")
+    parser.add_argument(
+        "--batch-size", type=int, default=250, help="objects at a time; bounds the memory"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of noise and samples")
+
+
+def add_input(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """A user's objects."""
+    fallback = "" if required else "; default: the test set of the run"
+    parser.add_argument(
+        "--input",
+        required=required,
+        metavar="FILE",
+        help=f".npy, .npz with x (and y), a PNG, or a folder of PNG files{fallback}",
+    )
+
+
+def open_engine(arguments: argparse.Namespace) -> Engine:
+    """The model that a command names."""
+    return Engine(load_run(arguments.run), arguments.batch_size, arguments.seed)
+
+
+def run_dataset(run: LoadedRun) -> Dataset:
+    """The data that a run was trained and tested on."""
+    options = run.options
+    return load_dataset(options.dataset, options.validation_size)
+
+
+def test_name(run: LoadedRun) -> str:
+    """What the test part of a run's data is called."""
+    return "validation" if run.options.validation_size else "test"
+
+
+def input_objects(engine: Engine, path: str | None) -> Objects:
+    """A user's objects; without a path the test set of the run."""
+    run = engine.run
+    if path is not None:
+        return open_objects(path, run.event_shape, run.num_levels, run.num_classes)
+    dataset = run_dataset(run)
+    names = [str(row) for row in range(len(dataset.test_x))]
+    field = f"{run.options.dataset} {test_name(run)}"
+    return Objects(dataset.test_x, names, dataset.test_y, run.event_shape, run.num_levels, field)
+
+
+def output_path(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:
+    """Where a result goes: ``--output``, or a name in the run folder; its folder is made.
+
+    Raises:
+      ValueError: where that folder cannot be made.
+    """
+    path = Path(arguments.output).expanduser() if arguments.output else engine.run.folder / default
+    return made(path.parent) / path.name
+
+
+def output_folder(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:
+    """The folder where results go, made; as :func:`output_path`."""
+    chosen = arguments.output
+    return made(Path(chosen).expanduser() if chosen else engine.run.folder / default)
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where it is not there.
+
+    Raises:
+      ValueError: where that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"output: expected a folder that can be written, got {error}") from None
+    return folder
+
+
+def add_output(parser: argparse.ArgumentParser, default: str) -> None:
+    """Where the result goes."""
+    parser.add_argument("--output", metavar="PATH", help=f"default: {default} in the run folder")
+
+
+def train_scores(engine: Engine) -> Scores:
+    """Scores of at most 5,000 train objects, the first ones.
+
+    Raises:
+      ValueError: for a model without a density.
+    """
+    engine.require_density()
+    return engine.scores(run_dataset(engine.run).train_x[:MAX_TRAIN_SCORES])

@@ -1,0 +1,243 @@
+"""``sample``, ``relabel``, ``obfuscate``, ``restore``: objects out of a model."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from scnf_jax.analysis.obfuscation import Hidden, hide, restore
+from scnf_jax.data.files import write_png
+from scnf_jax.inference import LABEL_CHOICES, Engine
+from scnf_jax.reporting.gallery import plot_levels, relabelled
+from scnf_jax.verbs.common import (
+    Verb,
+    add_input,
+    add_output,
+    add_run,
+    input_objects,
+    made,
+    open_engine,
+    output_folder,
+    output_path,
+)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--label", type=int, help="class of all samples; default: every class")
+    parser.add_argument("--count", type=int, default=64, help="samples of each class")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="times the priors' deviations"
+    )
+    add_output(parser, "samples/")
+
+
+def _sample(arguments: argparse.Namespace) -> str:
+    engine = open_engine(arguments)
+    num_classes = engine.run.num_classes
+    if arguments.count < 1:
+        raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
+    if not arguments.temperature > 0:
+        raise ValueError(f"temperature: expected a number > 0, got {arguments.temperature}")
+    if arguments.label is not None:
+        _check_label(arguments.label, num_classes)
+    classes = range(num_classes) if arguments.label is None else [arguments.label]
+    label = np.repeat(np.array(list(classes), np.int32), arguments.count)
+    x = engine.to_levels(engine.sample(label, arguments.temperature))
+    folder = output_folder(arguments, engine, "samples")
+    np.savez_compressed(folder / "samples.npz", x=x, y=label)
+    pictures = _write_pictures(folder, engine, x, label)
+    return f"{folder}: samples.npz with x {list(x.shape)} and y; {pictures}"
+
+
+def _write_pictures(folder: Path, engine: Engine, x: np.ndarray, label: np.ndarray) -> str:
+    """One PNG a sample, and all of them in one; vectors have none."""
+    levels = engine.run.num_levels
+    if levels is None or x.shape[-1] not in (1, 3):
+        return "no pictures of such objects"
+    singles = made(folder / "png")
+    for number, (image, y) in enumerate(zip(x, label, strict=True)):
+        write_png(singles / f"class{y}-{number:04d}.png", image, levels)
+    classes = np.unique(label)
+    rows = [x[label == k] for k in classes]
+    if len(rows) == 1:
+        edge = int(np.ceil(np.sqrt(len(x))))
+        blank = np.zeros((-len(x) % edge, *x.shape[1:]), x.dtype)
+        rows = list(np.concatenate([x, blank]).reshape(-1, edge, *x.shape[1:]))
+    names = [str(k) for k in classes] if len(classes) > 1 else [""] * len(rows)
+    grid = np.stack(rows)[:, :20]
+    title = "samples x ~ p(x | y)" if len(classes) > 1 else f"samples x ~ p(x | y = {classes[0]})"
+    plot_levels(folder / "samples.png", grid, levels, title, names, row_label="class y")
+    return f"samples.png, and {len(x)} pictures in png/"
+
+
+def _add_relabel(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_input(parser, required=False)
+    _add_labels(parser, "given")
+    parser.add_argument("--count", type=int, default=10, help="objects, the first ones")
+    add_output(parser, "relabelled.png")
+
+
+def _add_labels(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--labels",
+        choices=LABEL_CHOICES,
+        default=default,
+        help="an object's own label: the most likely one, one sampled from the posterior, or y of "
+        f"the input (-1 there: the most likely); default: {default}",
+    )
+
+
+def _relabel(arguments: argparse.Namespace) -> str:
+    engine = open_engine(arguments)
+    objects = input_objects(engine, arguments.input)
+    num = min(max(arguments.count, 1), len(objects))
+    x = objects[slice(0, num)]
+    given = None if objects.y is None else objects.y[:num]
+    choice = arguments.labels if given is not None or arguments.labels != "given" else "likely"
+    label = engine.labels(x, choice, given)
+    grid = relabelled(engine, x, label)
+    path = output_path(arguments, engine, "relabelled.png")
+    levels = engine.run.num_levels
+    if levels is None:
+        raise ValueError("relabel: draws images; obfuscate and restore take vectors")
+    plot_levels(
+        path.with_suffix(".png"),
+        np.concatenate([x[None], grid]),
+        levels,
+        "first row: objects; below: the same z under each label",
+        ["object", *(f"y = {k}" for k in range(engine.run.num_classes))],
+        [str(k) for k in label],
+        column_label=f"label that the object was encoded under ({choice})",
+    )
+    np.savez_compressed(path.with_suffix(".npz"), x=x, y=label, relabelled=grid)
+    return (
+        f"{path.with_suffix('.png')} and .npz: {num} objects under {len(grid)} labels; own labels: "
+        f"{choice}"
+    )
+
+
+def _add_obfuscate(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_input(parser)
+    _add_labels(parser, "likely")
+    parser.add_argument(
+        "--without-aux",
+        action="store_true",
+        help="leave out z_aux: nothing but z_h is published, and objects cannot be restored",
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="a .npz")
+
+
+def _obfuscate(arguments: argparse.Namespace) -> str:
+    engine = open_engine(arguments)
+    objects = input_objects(engine, arguments.input)
+    path = output_path(arguments, engine, "")
+    if path.suffix != ".npz":
+        raise ValueError(f"output: expected a name that ends in .npz, got {path.name}")
+    x = objects.all()
+    label = engine.labels(x, arguments.labels, objects.y)
+    hidden = hide(engine, x, label)
+    if arguments.without_aux:
+        hidden = hidden._replace(z_aux=hidden.z_aux[:, :0])
+    np.savez_compressed(path, **hidden._asdict())
+    return (
+        f"{path}: z_h {list(hidden.z_h.shape)}, z_aux {list(hidden.z_aux.shape)}; encoded under "
+        f"labels: {arguments.labels}. The labels are not in the file. How much of the class is: "
+        f"python -m scnf_jax leak {arguments.run}"
+    )
+
+
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--input", required=True, metavar="FILE", help=".npz of obfuscate")
+    parser.add_argument("--label", type=int, help="of all objects")
+    parser.add_argument("--label-file", metavar="FILE", help=".npy with one label an object")
+    parser.add_argument("--output", required=True, metavar="FILE", help="a .npz")
+
+
+def _restore(arguments: argparse.Namespace) -> str:
+    engine = open_engine(arguments)
+    hidden = _read_hidden(arguments.input)
+    label = _restored_labels(arguments, len(hidden.z_h), engine.run.num_classes)
+    path = output_path(arguments, engine, "")
+    if path.suffix != ".npz":
+        raise ValueError(f"output: expected a name that ends in .npz, got {path.name}")
+    x = restore(engine, hidden, label)
+    np.savez_compressed(path, x=x, y=label)
+    fresh = "; z_aux was drawn anew" if hidden.z_aux.shape[1] == 0 else ""
+    return f"{path}: x {list(x.shape)}, y{fresh}"
+
+
+def _read_hidden(name: str) -> Hidden:
+    try:
+        with np.load(Path(name).expanduser(), allow_pickle=False) as archive:
+            hidden = Hidden(*(archive[field] for field in Hidden._fields))
+    except FileNotFoundError:
+        raise ValueError(f"{name}: expected a .npz of obfuscate, got no file") from None
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{name}: expected a .npz of obfuscate with z_h and z_aux ({error})"
+        ) from None
+    if any(z.ndim != 2 or len(z) != len(hidden.z_h) for z in hidden):
+        raise ValueError(f"{name}: expected z_h and z_aux of one row an object")
+    return hidden
+
+
+def _restored_labels(arguments: argparse.Namespace, num: int, num_classes: int) -> np.ndarray:
+    if (arguments.label is None) == (arguments.label_file is None):
+        raise ValueError("label: expected either --label=K or --label-file=FILE.npy")
+    if arguments.label is not None:
+        _check_label(arguments.label, num_classes)
+        return np.full(num, arguments.label, np.int32)
+    try:
+        label = np.load(Path(arguments.label_file).expanduser(), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"label-file: expected a .npy of labels ({error})") from None
+    if label.shape != (num,) or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(
+            f"label-file: expected {num} integers, one an object, got {label.dtype} of shape "
+            f"{label.shape}"
+        )
+    for value in np.unique(label):
+        _check_label(int(value), num_classes)
+    return label.astype(np.int32)
+
+
+def _check_label(label: int, num_classes: int) -> None:
+    if not 0 <= label < num_classes:
+        raise ValueError(f"label: expected 0..{num_classes - 1}, got {label}")
+
+
+VERBS = (
+    Verb(
+        "sample",
+        "draw objects of a class, as pictures and as arrays",
+        "python -m scnf_jax sample runs/digits --label=7 --count=64 --temperature=0.8",
+        _add_sample,
+        _sample,
+    ),
+    Verb(
+        "relabel",
+        "objects, and the same objects under every other label",
+        "python -m scnf_jax relabel runs/digits --count=10",
+        _add_relabel,
+        _relabel,
+    ),
+    Verb(
+        "obfuscate",
+        "take the class out of objects",
+        "python -m scnf_jax obfuscate runs/digits --input=scans.npz --labels=given "
+        "--output=hidden.npz",
+        _add_obfuscate,
+        _obfuscate,
+    ),
+    Verb(
+        "restore",
+        "objects back from what obfuscate wrote, under a label",
+        "python -m scnf_jax restore runs/digits --input=hidden.npz --label=3 --output=threes.npz",
+        _add_restore,
+        _restore,
+    ),
+)

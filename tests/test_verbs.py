@@ -1,0 +1,352 @@
+"""The verbs on a tiny run: what they write, and what they say of bad input."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import scnf_jax
+from scnf_jax import runs
+from scnf_jax.__main__ import main
+from scnf_jax.data import load_dataset
+from scnf_jax.data.files import read_png, write_png
+from scnf_jax.inference import Engine
+from scnf_jax.verbs import VERBS
+
+CONFIG: dict[str, Any] = {
+    "dataset": "digits",
+    "num_labelled": 100,
+    "steps": 20,
+    "batch_size": 32,
+    "eval_every": 20,
+    "checkpoint_every": 20,
+    "model": {"name": "glow", "steps": (1, 1), "width": 8, "head_steps": 1, "head_width": 8},
+    "optimizer": {"ema_decay": 0.9},
+    "objective": {"classification_weight": 60.0, "temperature": 32.0},
+}
+DIGITS = load_dataset("digits")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    runs.train(runs.prepare(CONFIG, folder, "python train.py --config=configs/digits.py"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "scans.npz"
+    np.savez(path, x=DIGITS.test_x[:37], y=DIGITS.test_y[:37])
+    return path
+
+
+def say(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return out
+
+
+def complain(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert code == 2, out
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_evaluate_agrees_with_the_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = say(capsys, "evaluate", run, f"--output={tmp_path}/evaluation.json")
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert f"error {result['error_percent']:.2f}%" in said
+    summary = json.loads((run / "summary.json").read_text())
+    # Another draw of the dequantisation noise.
+    assert result["error_percent"] == pytest.approx(summary["test_error_percent"], abs=4.0)
+    assert result["bits_per_dim"] == pytest.approx(summary["bits_per_dim"], abs=0.03)
+    confusion = np.array(result["confusion"])
+    assert confusion.sum() == 500
+    assert 100 - 100 * np.trace(confusion) / 500 == pytest.approx(result["error_percent"])
+    sizes = [row["num_objects"] for row in result["by_class"].values()]
+    assert sizes == confusion.sum(1).tolist()
+    assert result["error_percent_at_coverage"]["100"] == pytest.approx(result["error_percent"])
+    for name in ("reliability.png", "confusion.png", "coverage.png"):
+        assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_predict_and_score_by_any_batch(
+    run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CSV and npz, from npy and npz, in batches of 5 and of 250, agree to the last digit."""
+    array = tmp_path / "scans.npy"
+    np.save(array, DIGITS.test_x[:37])
+    say(capsys, "predict", run, f"--input={scans}", f"--output={tmp_path}/a.csv")
+    say(capsys, "predict", run, f"--input={array}", f"--output={tmp_path}/b.npz", "--batch-size=5")
+    rows = read_csv(tmp_path / "a.csv")
+    probs = np.array([[float(row[f"p_{k}"]) for k in range(10)] for row in rows])
+    np.testing.assert_allclose(probs.sum(-1), 1.0, rtol=1e-6)
+    assert [int(row["label"]) for row in rows] == np.argmax(probs, -1).tolist()
+    with np.load(tmp_path / "b.npz") as other:
+        np.testing.assert_allclose(probs[:, 3], other["p_3"], rtol=2e-4)
+        assert other["label"].tolist() == [int(row["label"]) for row in rows]
+
+    loaded = scnf_jax.load_run(run)
+    say(capsys, "score", run, f"--input={scans}", f"--output={tmp_path}/s.csv", "--quantile=0.2")
+    scored = read_csv(tmp_path / "s.csv")
+    x = (DIGITS.test_x[:37] + 0.5) / 17  # the middle of each grey level's noise
+    near = jax.jit(loaded.model.log_prob)(loaded.params, x.astype(np.float32))
+    measured = np.array([float(row["log_prob_nats"]) for row in scored])
+    assert abs(measured - near).mean() < 5
+    bits = [float(row["bits_per_dim"]) for row in scored]
+    np.testing.assert_allclose(bits, np.log2(17) - measured / (64 * np.log(2)), rtol=1e-6)
+    flagged = np.array([row["outlier"] == "1" for row in scored])
+    assert 0 < flagged.mean() < 0.6
+    assert measured[flagged].max() < measured[~flagged].min()
+
+
+def test_the_quantile_is_of_train_objects(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    array = tmp_path / "train.npy"
+    np.save(array, DIGITS.train_x)
+    say(capsys, "score", run, f"--input={array}", f"--output={tmp_path}/s.csv", "--quantile=0.1")
+    flagged = [row["outlier"] == "1" for row in read_csv(tmp_path / "s.csv")]
+    assert np.mean(flagged) == pytest.approx(0.1, abs=0.002)
+
+
+def test_pictures_go_in_and_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = say(capsys, "sample", run, "--label=7", "--count=5", f"--output={tmp_path}/sevens")
+    assert "5 pictures" in said
+    with np.load(tmp_path / "sevens" / "samples.npz") as samples:
+        assert samples["x"].shape == (5, 8, 8, 1)
+        assert samples["y"].tolist() == [7] * 5
+        first = tmp_path / "sevens" / "png" / "class7-0000.png"
+        np.testing.assert_array_equal(read_png(first, (8, 8, 1), 17), samples["x"][0])
+    say(capsys, "predict", run, f"--input={first.parent}", f"--output={tmp_path}/p.csv")
+    assert read_csv(tmp_path / "p.csv")[0]["id"] == "class7-0000.png"
+
+
+def test_every_grey_level_survives_a_picture(tmp_path: Path) -> None:
+    for levels, channels in ((17, 1), (256, 3)):
+        image = np.resize(np.arange(levels, dtype=np.uint8), (16, 16, channels))
+        write_png(tmp_path / "x.png", image, levels)
+        np.testing.assert_array_equal(read_png(tmp_path / "x.png", image.shape, levels), image)
+
+
+def test_obfuscated_objects_come_back(
+    run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = tmp_path / "hidden.npz"
+    say(capsys, "obfuscate", run, f"--input={scans}", "--labels=given", f"--output={hidden}")
+    with np.load(hidden) as archive:
+        assert set(archive.files) == {"z_h", "z_aux"}
+    np.save(tmp_path / "y.npy", DIGITS.test_y[:37])
+    restore = ("restore", run, f"--input={hidden}", f"--output={tmp_path}/back.npz")
+    say(capsys, *restore, f"--label-file={tmp_path}/y.npy")
+    with np.load(tmp_path / "back.npz") as back:
+        assert np.mean(back["x"] == DIGITS.test_x[:37]) >= 0.999
+    say(capsys, *restore, "--label=3")
+    with np.load(tmp_path / "back.npz") as back:
+        other = DIGITS.test_y[:37] != 3
+        assert np.mean(back["x"][other] == DIGITS.test_x[:37][other]) < 0.999
+
+
+def test_without_aux_nothing_but_z_h_is_published(
+    run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = tmp_path / "hidden.npz"
+    words = ("obfuscate", run, f"--input={scans}", f"--output={hidden}", "--without-aux")
+    assert "z_aux [37, 0]" in say(capsys, *words)
+    said = say(
+        capsys, "restore", run, f"--input={hidden}", "--label=1", f"--output={tmp_path}/b.npz"
+    )
+    assert "drawn anew" in said
+
+
+def test_labels_to_encode_under(run: Path) -> None:
+    engine = Engine(scnf_jax.load_run(run), batch_size=16)
+    x = DIGITS.test_x[:40]
+    likely = engine.labels(x, "likely")
+    np.testing.assert_array_equal(likely, engine.scores(x).label)
+    given = np.where(np.arange(40) < 20, DIGITS.test_y[:40], -1)
+    mixed = engine.labels(x, "given", given)
+    np.testing.assert_array_equal(mixed[:20], DIGITS.test_y[:20])
+    np.testing.assert_array_equal(mixed[20:], likely[20:])
+    sampled = engine.labels(x, "sampled")
+    assert sampled.shape == (40,)
+    assert (sampled != likely).any()  # an untrained posterior is far from certain
+
+
+def test_relabel_keeps_the_object_under_its_own_label(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = say(capsys, "relabel", run, "--count=6", f"--output={tmp_path}/grid.png")
+    assert "6 objects under 10 labels" in said
+    with np.load(tmp_path / "grid.npz") as grid:
+        own = grid["relabelled"][grid["y"], np.arange(6)]
+        assert np.mean(own == grid["x"]) >= 0.999
+    assert (tmp_path / "grid.png").stat().st_size > 5000
+
+
+def test_a_report_holds_everything(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "digits"
+    shutil.copytree(run, folder)
+    baseline = {
+        **json.loads((folder / "summary.json").read_text()),
+        "config": {"baseline": {"name": "label_spreading"}},
+        "test_error_percent": 12.25,
+    }
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "summary.json").write_text(json.dumps(baseline))
+    said = say(capsys, "report", folder, "--max-objects=120")
+    page = (folder / "report.html").read_text()
+    assert "report.html" in said
+    assert "label spreading" in page
+    assert "12.25%" in page
+    assert page.count("data:image/png;base64,") >= 10
+    assert "http" not in page.replace("https://arxiv.org", "")
+    assert "prefers-color-scheme: dark" in page
+    assert "width=device-width" in page
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert f"{evaluation['error_percent']:.2f}%" in page
+    leak = json.loads((folder / "leak.json").read_text())
+    assert set(leak["probes"]) == set(leak["meaning"])
+    assert len(leak["probes"]["z_f"]) == 4
+    outliers = json.loads((folder / "outliers.json").read_text())
+    assert outliers["auroc"]["test set, inversion"]["log_prob"] > 0.9
+
+
+def test_outliers_of_a_users_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "noise.npy", np.random.RandomState(0).randint(0, 17, (30, 8, 8), np.uint8))
+    words = ("outliers", run, f"--other={tmp_path}/noise.npy", "--max-test=50")
+    said = say(capsys, *words, f"--output={tmp_path}/outliers.json")
+    assert "| noise.npy | " in said
+    record = json.loads((tmp_path / "outliers.json").read_text())
+    assert record["auroc"]["noise.npy"]["log_prob"] > 0.95
+    assert record["num_objects"]["noise.npy"] == 30
+
+
+def test_export_and_back_bit_for_bit(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "exported"
+    say(capsys, "export", run, f"--output={folder}")
+    before, after = scnf_jax.load_run(run), scnf_jax.load_run(folder)
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    assert before.config == after.config
+    assert before.step == after.step == 20
+    card = (folder / "README.md").read_text()
+    assert "test error" in card
+    assert "python train.py --config=configs/digits.py" in card
+    say(capsys, "evaluate", folder)
+
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "damaged file" in complain(capsys, "evaluate", folder)
+    weights.write_bytes(whole)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["config"]["model"]["width"] = 16
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert "another model" in complain(capsys, "evaluate", folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "--input=none.npy", "--output=x.csv"], "none.npy: expected a .npy"),
+        (["predict", "--input=README.md", "--output=x.csv"], "got .md"),
+        (["predict", "--input={scans}", "--output=x.txt"], "ends in .csv or .npz"),
+        (["predict", "--input={empty}", "--output=x.csv"], "found none in it"),
+        (["predict", "--input={wide}", "--output=x.csv"], "expected objects of shape (8, 8, 1)"),
+        (["predict", "--input={bright}", "--output=x.csv"], "expected grey levels 0..16, got 200"),
+        (["predict", "--input={floats}", "--output=x.csv"], "expected uint8 images"),
+        (["predict", "--input={pickled}", "--output=x.csv"], "never loaded"),
+        (["predict", "--input={torn}", "--output=x.csv"], "damaged"),
+        (["evaluate", "--input={unlabelled}"], "expected a label of every object"),
+        (["obfuscate", "--input={unlabelled}", "--labels=given", "--output=x.npz"], "got none"),
+        (["obfuscate", "--input={scans}", "--output=x.csv"], "ends in .npz"),
+        (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
+        (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
+        (["restore", "--input={foreign}", "--output=x.npz"], "either --label=K or"),
+        (["sample", "--label=10"], "label: expected 0..9, got 10"),
+        (["sample", "--count=0"], "count: expected an integer >= 1"),
+        (["sample", "--temperature=0"], "temperature: expected a number > 0"),
+        (["score", "--input={scans}", "--output=x.csv", "--quantile=2"], "between 0 and 1"),
+        (["evaluate", "--batch-size=0"], "batch_size: expected an integer >= 1"),
+        (["leak", "--max-test=3"], "max_test: expected at least 20"),
+        (["export", "--output={run}"], "another folder than the run's own"),
+    ],
+)
+def test_bad_input_is_one_line(
+    run: Path,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    arrays: dict[str, Any] = {
+        "wide": np.zeros((2, 8, 9), np.uint8),
+        "bright": np.full((2, 8, 8), 200, np.uint8),
+        "floats": np.zeros((2, 8, 8, 1)),
+        "unlabelled": np.zeros((2, 8, 8), np.uint8),
+    }
+    places = {"run": run, "scans": scans, "empty": tmp_path / "empty"}
+    places["empty"].mkdir()
+    for name, array in arrays.items():
+        places[name] = tmp_path / f"{name}.npy"
+        np.save(places[name], array)
+    places["pickled"] = tmp_path / "pickled.npy"
+    np.save(places["pickled"], np.array([{"a": 1}]), allow_pickle=True)
+    places["torn"] = tmp_path / "torn.npz"
+    places["torn"].write_bytes(scans.read_bytes()[:200])
+    places["foreign"] = tmp_path / "foreign.npz"
+    np.savez(places["foreign"], z_h=np.zeros((2, 5)), z_aux=np.zeros((2, 5)))
+    verb, *options = [word.format(**places) for word in words]
+    assert message in complain(capsys, verb, run, *options)
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize("verb", [v.name for v in VERBS if v.name != "table"])
+def test_a_folder_without_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    extra = {
+        "predict": ["--input=a.npy", "--output=b.csv"],
+        "score": ["--input=a.npy", "--output=b.csv"],
+        "obfuscate": ["--input=a.npy", "--output=b.npz"],
+        "restore": ["--input=a.npz", "--output=b.npz"],
+        "export": ["--output=b"],
+    }.get(verb, [])
+    assert "found no config.json" in complain(capsys, verb, tmp_path, *extra)
+    runs.prepare(CONFIG, tmp_path)
+    assert "no checkpoint yet" in complain(capsys, verb, tmp_path, *extra)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_help_shows_an_example(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb.name, "--help"])
+    assert stopped.value.code == 0
+    assert "example: python -m scnf_jax" in capsys.readouterr().out
