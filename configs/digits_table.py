@@ -34,11 +34,11 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
 
 def _flow(config: ConfigDict, row: str) -> None:
     head, algorithm, *classification = row.split("_")
-    config.steps = 600
+    config.steps = 1200
     config.batch_size = 128
     config.labelled_fraction = 1 / 3
-    config.eval_every = 150
-    config.checkpoint_every = 300
+    config.eval_every = 300
+    config.checkpoint_every = 600
     config.steps_per_call = 20
     config.model = {
         "name": "paper",

@@ -196,8 +196,9 @@ def test_labels_to_encode_under(run: Path) -> None:
 def test_relabel_keeps_the_object_under_its_own_label(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = say(capsys, "relabel", run, "--count=6", f"--output={tmp_path}/grid.png")
-    assert "6 objects under 10 labels" in said
+    said = say(capsys, "relabel", run, "--count=6", "--check", f"--output={tmp_path}/grid.png")
+    assert "6 objects under 10 labels, own: given" in said
+    assert "of relabelled test objects for their new class" in said
     with np.load(tmp_path / "grid.npz") as grid:
         own = grid["relabelled"][grid["y"], np.arange(6)]
         assert np.mean(own == grid["x"]) >= 0.999
@@ -286,6 +287,8 @@ def test_export_and_back_bit_for_bit(
         (["evaluate", "--input={unlabelled}"], "expected a label of every object"),
         (["obfuscate", "--input={unlabelled}", "--labels=given", "--output=x.npz"], "got none"),
         (["obfuscate", "--input={scans}", "--output=x.csv"], "ends in .npz"),
+        (["relabel", "--input={unlabelled}", "--labels=given"], "got none"),
+        (["relabel", "--count=0"], "count: expected an integer >= 1"),
         (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
         (["restore", "--input={foreign}", "--output=x.npz"], "either --label=K or"),

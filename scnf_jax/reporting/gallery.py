@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from scnf_jax.analysis.relabelling import relabelled
 from scnf_jax.inference import Engine
 from scnf_jax.reporting.pictures import plot_grid
 
@@ -46,26 +47,6 @@ def plot_samples(path: Path, engine: Engine, temperature: float = 1.0) -> None:
         [str(k) for k in range(len(samples))],
         row_label="class y",
     )
-
-
-def relabelled(engine: Engine, x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The same latents under each label.
-
-    Args:
-      engine: of the model.
-      x: objects as stored ``[N, *event]``.
-      label: that they are encoded under ``[N]``.
-
-    Returns:
-      Objects as stored ``[K, N, *event]``.
-
-    References:
-      Atanov et al. 2019, section 4 (figure of reconstructions), https://arxiv.org/abs/1905.00505
-    """
-    latents = engine.encode(x, label)
-    every = range(engine.run.num_classes)
-    rows = [engine.decode(latents, np.full(len(x), k, np.int32)) for k in every]
-    return np.stack([engine.to_levels(row) for row in rows])
 
 
 def interpolated(

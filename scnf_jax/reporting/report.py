@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scnf_jax.analysis.obfuscation import measure_leak
+from scnf_jax.analysis.relabelling import relabelling_acceptance
 from scnf_jax.data import Dataset
 from scnf_jax.folders import write_json
 from scnf_jax.inference import Engine
@@ -15,6 +16,7 @@ from scnf_jax.reporting.card import describe, results
 from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
 from scnf_jax.reporting.markdown import to_html
 from scnf_jax.reporting.studies import (
+    acceptance_text,
     draw_figures,
     leak_record,
     leak_table,
@@ -37,6 +39,7 @@ table { border-collapse: collapse; font-size: .92rem; }
 th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+td:first-child { overflow-wrap: normal; } code { overflow-wrap: anywhere; }
 .numbers { display: flex; flex-wrap: wrap; gap: .8rem; }
 .numbers div { background: var(--soft); border-radius: .5rem; padding: .7rem 1rem; }
 .numbers b { display: block; font-size: 1.5rem; }
@@ -64,7 +67,7 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
     """Evaluates a run, studies it, draws it, and writes ``report.html`` into its folder.
 
     Beside the page are the records and the figures that it shows: ``evaluation.json``,
-    ``leak.json``, ``outliers.json``, and PNG files.
+    ``leak.json``, ``relabelling.json``, ``outliers.json``, and PNG files.
 
     Args:
       engine: of the model.
@@ -90,6 +93,9 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
         _section("What z_h still tells of the class", to_html(leak_table(leak))),
     ]
     if dataset.num_levels is not None:
+        accepted = relabelling_acceptance(engine, dataset, min(max_objects, 500))._asdict()
+        write_json(folder / "relabelling.json", accepted)
+        parts.append(_section("Relabelling", to_html(acceptance_text(accepted))))
         outliers = outlier_study(engine, dataset, {}, max_objects, folder)
         write_json(folder / "outliers.json", outliers)
         drawn = _pictures(folder, {"densities.png": "Density of the test set and of others."})
@@ -145,7 +151,7 @@ def _page(
         _section("Reproduce", _commands(engine)),
     ]
     links = [part.split('id="')[1].split('"')[0] for part in body if part.startswith("<section")]
-    nav = "".join(f'<a href="#{link}">{link.replace("-", " ")}</a>' for link in links)
+    nav = " ".join(f'<a href="#{link}">{link.replace("-", " ")}</a>' for link in links)
     body.insert(2, f"<nav>{nav}</nav>")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -57,6 +57,19 @@ def leak_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def acceptance_text(record: Mapping[str, Any]) -> str:
+    """What came of :func:`~scnf_jax.analysis.relabelling.relabelling_acceptance`, in words."""
+    lowest = min(range(len(record["by_label"])), key=lambda k: record["by_label"][k])
+    return (
+        f"A support vector machine that knows real objects alone, right on "
+        f"{record['judge_accuracy_percent']:.1f}% of them, takes "
+        f"{record['accepted_percent']:.1f}% ({record['low_percent']:.1f}-"
+        f"{record['high_percent']:.1f}) of relabelled test objects for their new class; fewest as "
+        f"{lowest}: {record['by_label'][lowest]:.1f}%. {record['num_objects']} objects, each under "
+        "every label but its own."
+    )
+
+
 def outlier_study(
     engine: Engine,
     dataset: Dataset,

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from scnf_jax.analysis.obfuscation import Hidden, hide, restore
+from scnf_jax.analysis.relabelling import relabelled, relabelling_acceptance
 from scnf_jax.data.files import write_png
 from scnf_jax.inference import LABEL_CHOICES, Engine
-from scnf_jax.reporting.gallery import plot_levels, relabelled
+from scnf_jax.reporting.gallery import plot_levels
+from scnf_jax.reporting.studies import acceptance_text
 from scnf_jax.verbs.common import (
     Verb,
     add_input,
@@ -19,7 +21,10 @@ from scnf_jax.verbs.common import (
     open_engine,
     output_folder,
     output_path,
+    run_dataset,
 )
+
+_CHECKED = 500
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -74,48 +79,59 @@ def _write_pictures(folder: Path, engine: Engine, x: np.ndarray, label: np.ndarr
 def _add_relabel(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_input(parser, required=False)
-    _add_labels(parser, "given")
+    _add_labels(parser, None)
     parser.add_argument("--count", type=int, default=10, help="objects, the first ones")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="train a classifier on real objects of the run's data, and count how many of "
+        f"{_CHECKED} relabelled test objects it takes for what they are to be",
+    )
     add_output(parser, "relabelled.png")
 
 
-def _add_labels(parser: argparse.ArgumentParser, default: str) -> None:
+def _add_labels(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument(
         "--labels",
         choices=LABEL_CHOICES,
         default=default,
         help="an object's own label: the most likely one, one sampled from the posterior, or y of "
-        f"the input (-1 there: the most likely); default: {default}",
+        f"the input (-1 there: the most likely); default: {default or 'given where there is a y'}",
     )
 
 
 def _relabel(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
+    run = engine.run
+    if run.num_levels is None:
+        raise ValueError("relabel: draws images; obfuscate and restore take vectors")
+    if arguments.count < 1:
+        raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
     objects = input_objects(engine, arguments.input)
-    num = min(max(arguments.count, 1), len(objects))
+    num = min(arguments.count, len(objects))
     x = objects[slice(0, num)]
     given = None if objects.y is None else objects.y[:num]
-    choice = arguments.labels if given is not None or arguments.labels != "given" else "likely"
+    choice = arguments.labels or ("likely" if given is None else "given")
     label = engine.labels(x, choice, given)
     grid = relabelled(engine, x, label)
     path = output_path(arguments, engine, "relabelled.png")
-    levels = engine.run.num_levels
-    if levels is None:
-        raise ValueError("relabel: draws images; obfuscate and restore take vectors")
+    picture, arrays = path.with_suffix(".png"), path.with_suffix(".npz")
     plot_levels(
-        path.with_suffix(".png"),
+        picture,
         np.concatenate([x[None], grid]),
-        levels,
+        run.num_levels,
         "first row: objects; below: the same z under each label",
-        ["object", *(f"y = {k}" for k in range(engine.run.num_classes))],
+        ["object", *(f"y = {k}" for k in range(run.num_classes))],
         [str(k) for k in label],
         column_label=f"label that the object was encoded under ({choice})",
     )
-    np.savez_compressed(path.with_suffix(".npz"), x=x, y=label, relabelled=grid)
-    return (
-        f"{path.with_suffix('.png')} and .npz: {num} objects under {len(grid)} labels; own labels: "
-        f"{choice}"
-    )
+    np.savez_compressed(arrays, x=x, y=label, relabelled=grid)
+    said = f"{picture} and {arrays.name}: {num} objects under {len(grid)} labels, own: {choice}"
+    if arguments.check:
+        said += "\n" + acceptance_text(
+            relabelling_acceptance(engine, run_dataset(run), _CHECKED)._asdict()
+        )
+    return said
 
 
 def _add_obfuscate(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,98 @@
+"""Objects under other labels, and whether they pass for them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from scnf_jax.analysis.probes import wilson_interval
+from scnf_jax.data import Dataset
+from scnf_jax.inference import Engine
+
+_MAX_TRAIN = 10_000
+
+
+def relabelled(engine: Engine, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The same latents under each label.
+
+    Args:
+      engine: of the model.
+      x: objects as stored ``[N, *event]``.
+      label: that they are encoded under ``[N]``.
+
+    Returns:
+      Objects as stored ``[K, N, *event]``.
+
+    References:
+      Atanov et al. 2019, section 4 (figure of reconstructions), https://arxiv.org/abs/1905.00505
+    """
+    latents = engine.encode(x, label)
+    every = range(engine.run.num_classes)
+    rows = [engine.decode(latents, np.full(len(x), k, np.int32)) for k in every]
+    return np.stack([engine.to_levels(row) for row in rows])
+
+
+class Acceptance(NamedTuple):
+    """Whether relabelled objects pass for their new class.
+
+    Attributes:
+      accepted_percent: of relabelled objects that the judge gives the new label.
+      low_percent: lower end of its 95% interval over objects.
+      high_percent: upper end of it.
+      by_label: the same by new label ``[K]``.
+      judge_accuracy_percent: of the judge on real test objects.
+      num_objects: test objects, each under every label but its own.
+    """
+
+    accepted_percent: float
+    low_percent: float
+    high_percent: float
+    by_label: list[float]
+    judge_accuracy_percent: float
+    num_objects: int
+
+
+def relabelling_acceptance(engine: Engine, dataset: Dataset, max_objects: int) -> Acceptance:
+    """Asks a classifier that was trained on real objects what relabelled ones are.
+
+    The judge is a support vector machine on the grey levels of at most 10,000 train objects
+    with all their true labels; it never sees what the model makes. Test objects are encoded
+    under their true label and decoded under each other one.
+
+    Args:
+      engine: of the model.
+      dataset: that it was trained on.
+      max_objects: test objects, the first ones.
+
+    Returns:
+      How many are accepted, and how good the judge is.
+    """
+    from sklearn.svm import SVC
+
+    known = np.flatnonzero(dataset.train_y >= 0)[:_MAX_TRAIN]
+    scale = (dataset.num_levels or 2) - 1
+
+    def pixels(x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), -1) / scale
+
+    judge = SVC(C=10.0).fit(pixels(dataset.train_x[known]), dataset.train_y[known])
+    x, y = dataset.test_x[:max_objects], dataset.test_y[:max_objects]
+    changed = relabelled(engine, x, y)
+    says = np.stack([judge.predict(pixels(row)) for row in changed])
+    right = says == np.arange(len(changed))[:, None]
+    other = np.arange(len(changed))[:, None] != y
+    accepted = int(right[other].sum())
+    # Relabellings of one object are not independent: the interval counts objects.
+    share = accepted / max(int(other.sum()), 1)
+    by_label = [float(100.0 * r[o].mean()) for r, o in zip(right, other, strict=True) if o.any()]
+    low, high = wilson_interval(round(share * len(x)), len(x))
+    return Acceptance(
+        100.0 * share,
+        100.0 * low,
+        100.0 * high,
+        [
+            100.0 * float(r[o].mean()) if o.any() else 100.0
+            for r, o in zip(right, other, strict=True)
+        ],
+        100.0 * float(np.mean(judge.predict(pixels(x)) == y)),
+        len(x),
+    )
