@@ -83,16 +83,13 @@ def relabelling_acceptance(engine: Engine, dataset: Dataset, max_objects: int) -
     accepted = int(right[other].sum())
     # Relabellings of one object are not independent: the interval counts objects.
     share = accepted / max(int(other.sum()), 1)
-    by_label = [float(100.0 * r[o].mean()) for r, o in zip(right, other, strict=True) if o.any()]
+    by_label = 100.0 * (right & other).sum(1) / np.maximum(other.sum(1), 1)
     low, high = wilson_interval(round(share * len(x)), len(x))
     return Acceptance(
         100.0 * share,
         100.0 * low,
         100.0 * high,
-        [
-            100.0 * float(r[o].mean()) if o.any() else 100.0
-            for r, o in zip(right, other, strict=True)
-        ],
+        by_label.tolist(),
         100.0 * float(np.mean(judge.predict(pixels(x)) == y)),
         len(x),
     )
