@@ -115,7 +115,8 @@ def test_overridden_settings_are_another_row(tmp_path: Path) -> None:
     "config", [row.config for rows in results.SECTIONS.values() for row in rows]
 )
 def test_every_row_has_a_config(config: str) -> None:
-    path, _, argument = config.partition(":")
+    file, *_ = config.split()  # behind it stand overridden settings
+    path, _, argument = file.partition(":")
     module = importlib.import_module(f"configs.{Path(path).stem}")
     settings = module.get_config(*([argument] if argument else [])).to_dict()
     if "baseline" in settings:

@@ -50,10 +50,14 @@ _BASELINES = [
     Row("label spreading", "configs/baselines.py:label_spreading"),
     Row("self-training SVC", "configs/baselines.py:self_training_svc"),
 ]
+_MNIST_BASELINES = [
+    row._replace(config=f"{row.config} --config.dataset=mnist") for row in _BASELINES[:2]
+]
 SECTIONS: dict[str, Sequence[Row]] = {
     "MNIST": [
         Row("this project's own", "configs/mnist.py"),
         *_seven("mnist_table", published=True),
+        *_MNIST_BASELINES,
     ],
     "Digits": [
         Row("this project's own", "configs/digits.py"),
@@ -149,8 +153,9 @@ def _notes(record: Mapping[str, Any]) -> str:
     config, notes = record["config"], []
     objective = config.get("objective", {})
     if objective.get("name") == "em":
-        period = objective["refresh_every"]
-        notes.append("E-step every step" if period == 1 else f"E-step every {period} steps")
+        period, start = objective["refresh_every"], objective.get("refresh_from", 0)
+        every = "every step" if period == 1 else f"every {period} steps"
+        notes.append(f"E-step {every}" if not start else f"E-step every step, from {start} {every}")
     if record.get("evaluated_on") == "validation":
         notes.append("on held-out train objects")
     if config.get("num_labelled"):
