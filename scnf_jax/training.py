@@ -169,8 +169,8 @@ def make_data(x: np.ndarray, y: np.ndarray, mesh: Mesh, seed: int = 0) -> TrainD
 
 
 def _keys(data: TrainData) -> tuple[Array, Array]:
-    """The keys of training and of the start."""
-    train_key, init_key = jax.random.split(jax.random.key(data.seed))
+    """The keys of training and of the start; one more is kept for what may come."""
+    train_key, init_key, _ = jax.random.split(jax.random.key(data.seed), 3)
     return train_key, init_key
 
 
