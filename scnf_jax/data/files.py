@@ -126,24 +126,19 @@ def _read_arrays(path: Path) -> _Arrays:
     try:
         if path.suffix == ".npy":
             return _Arrays(np.load(path, mmap_mode="r", allow_pickle=False), None)
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            names = archive.files
             for x, y in (("x", "y"), ("x_test", "y_test")):
-                if x in archive.files:
-                    return _Arrays(archive[x], archive[y] if y in archive.files else None)
-            raise ValueError(
-                f"{path}: expected an array x (and perhaps y), got "
-                f"{', '.join(archive.files) or 'none'}"
-            )
-    except (OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+                if x in names:
+                    return _Arrays(archive[x], archive[y] if y in names else None)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
         raise ValueError(
-            f"{path}: expected a readable {path.suffix}, got a damaged one ({error})"
+            f"{path}: expected a readable {path.suffix} of plain numbers, got a damaged one or "
+            f"Python objects, which are never loaded ({error})"
         ) from None
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise ValueError(
-                f"{path}: expected plain numbers, got pickled objects, which are never loaded"
-            ) from None
-        raise
+    raise ValueError(
+        f"{path}: expected an array x (and perhaps y), got {', '.join(names) or 'none'}"
+    )
 
 
 def _open_pictures(source: Path, event_shape: tuple[int, ...], num_levels: int | None) -> Objects:

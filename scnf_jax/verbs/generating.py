@@ -188,7 +188,10 @@ def _restore(arguments: argparse.Namespace) -> str:
 
 def _read_hidden(name: str) -> Hidden:
     try:
-        with np.load(Path(name).expanduser(), allow_pickle=False) as archive:
+        with (
+            Path(name).expanduser().open("rb") as stream,
+            np.load(stream, allow_pickle=False) as archive,
+        ):
             hidden = Hidden(*(archive[field] for field in Hidden._fields))
     except FileNotFoundError:
         raise ValueError(f"{name}: expected a .npz of obfuscate, got no file") from None
