@@ -1,5 +1,7 @@
 """Bijectors made of bijectors: chain, repeat, invert, multiscale."""
 
+from typing import Any, Literal, get_args
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +15,9 @@ from scnf_jax.bijectors.base import (
     no_params,
     zero_log_det,
 )
+from scnf_jax.options import check_choice
+
+Memory = Literal["store", "recompute", "invert"]
 
 
 def identity() -> Bijector:
@@ -69,25 +74,47 @@ def chain(*bijectors: Bijector) -> Bijector:
     return Bijector(init, forward, inverse)
 
 
-def repeat(bijector: Bijector, num: int, unroll: int = 1) -> Bijector:
-    """Applies ``num`` copies with parameters of their own, as one ``lax.scan``.
+def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "store") -> Bijector:
+    r"""Applies ``num`` copies with parameters of their own, as one ``lax.scan``.
 
     The parameters are stacked along a new leading axis, so compile time does not
     grow with ``num``. The bijector must keep the shape of its input.
+
+    What a gradient needs of the forward pass is kept in one of three ways:
+
+    ========== ============================== =================================================
+    memory     kept                           the gradient costs
+    ========== ============================== =================================================
+    store      all activations of all copies  least
+    recompute  the input of every copy        one more forward pass
+    invert     the last output alone          one inverse and one more forward pass
+    ========== ============================== =================================================
+
+    With ``invert`` the input of every copy is computed from its output, so that memory does
+    not grow with ``num``; its gradients differ from the others by the rounding of the
+    inverse. It has no forward-mode derivatives.
 
     Args:
       bijector: the repeated part.
       num: how many copies, at least 1.
       unroll: copies laid out per scan iteration; larger compiles longer and may run faster.
+      memory: ``store``, ``recompute`` or ``invert``.
 
     Returns:
       A bijector whose params have leaves ``[num, ...]``.
 
     Raises:
-      ValueError: if ``num < 1``.
+      ValueError: if ``num < 1``, or ``memory`` is unknown.
+
+    References:
+      Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost",
+      https://arxiv.org/abs/1604.06174 (recompute); Gomez et al. 2017, "The Reversible
+      Residual Network", section 3.2, https://arxiv.org/abs/1707.04585 (invert)
     """
     if num < 1:
         raise ValueError(f"repeat: expected num >= 1, got {num}")
+    check_choice("repeat: memory", memory, get_args(Memory))
+    unroll = min(unroll, num)
 
     def init(key: Array, x: Event, context: Array | None = None) -> Params:
         def step(x: Event, step_key: Array) -> tuple[Event, Params]:
@@ -96,19 +123,58 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1) -> Bijector:
 
         return jax.lax.scan(step, x, jax.random.split(key, num))[1]
 
-    def direction(apply: MapFn, reverse: bool) -> MapFn:
+    def direction(apply: MapFn, undo: MapFn, reverse: bool) -> MapFn:
         def run(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
             def step(carry: tuple[Event, Array], layer: Params) -> tuple[tuple[Event, Array], None]:
                 x, total = carry
                 y, log_det = apply(layer, x, context)
                 return (y, total + log_det), None
 
+            if memory == "recompute":
+                step = jax.checkpoint(step, prevent_cse=False)
             carry = (x, zero_log_det(jax.tree.leaves(x)[0]))
-            return jax.lax.scan(step, carry, params, reverse=reverse, unroll=min(unroll, num))[0]
+            return jax.lax.scan(step, carry, params, reverse=reverse, unroll=unroll)[0]
 
-        return run
+        def keep_output(
+            params: Params, x: Event, context: Array | None
+        ) -> tuple[tuple[Event, Array], tuple[Params, Event, Array | None]]:
+            y, total = run(params, x, context)
+            return (y, total), (params, y, context)
 
-    return Bijector(init, direction(bijector.forward, False), direction(bijector.inverse, True))
+        def walk_back(
+            kept: tuple[Params, Event, Array | None], cotangents: tuple[Event, Array]
+        ) -> tuple[Params, Event, Array | None]:
+            params, y, context = kept
+            y_bar, log_det_bar = cotangents
+
+            def step(carry: tuple[Event, Event, Any], layer: Params) -> tuple[Any, Params]:
+                y, y_bar, context_bar = carry
+                x, _ = undo(layer, y, context)
+                _, pull = jax.vjp(apply, layer, x, context)
+                layer_bar, x_bar, more = pull((y_bar, log_det_bar))
+                return (x, x_bar, jax.tree.map(jnp.add, context_bar, more)), layer_bar
+
+            carry = (y, y_bar, jax.tree.map(jnp.zeros_like, context))
+            (_, x_bar, context_bar), params_bar = jax.lax.scan(
+                step, carry, params, reverse=not reverse, unroll=unroll
+            )
+            return params_bar, x_bar, context_bar
+
+        if memory != "invert":
+            return run
+        reversible = jax.custom_vjp(run)
+        reversible.defvjp(keep_output, walk_back)
+
+        def run_reversible(
+            params: Params, x: Event, context: Array | None = None
+        ) -> tuple[Event, Array]:
+            return reversible(params, x, context)
+
+        return run_reversible
+
+    forward = direction(bijector.forward, bijector.inverse, False)
+    inverse = direction(bijector.inverse, bijector.forward, True)
+    return Bijector(init, forward, inverse)
 
 
 def invert(bijector: Bijector) -> Bijector:
@@ -132,7 +198,8 @@ def multiscale(*levels: Bijector) -> Bijector:
         very end too, give ``identity()`` as the last level.
 
     Returns:
-      A bijector between ``x`` and a tuple of latents, one array a level.
+      A bijector between ``x`` and a tuple of latents, one array a level; one level is
+      returned as it is.
 
     Raises:
       ValueError: without levels; at trace time, where a level that is split has an
@@ -144,6 +211,8 @@ def multiscale(*levels: Bijector) -> Bijector:
     """
     if not levels:
         raise ValueError("multiscale: expected at least one level, got none")
+    if len(levels) == 1:
+        return levels[0]
 
     def split(h: Array) -> tuple[Array, Array]:
         channels = h.shape[-1]

@@ -6,6 +6,8 @@ from typing import Literal
 
 from scnf_jax import bijectors as bj
 from scnf_jax.bijectors import Bijector, Conditioner
+from scnf_jax.bijectors.combinators import Memory
+from scnf_jax.bijectors.coupling import Scale
 from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import ResidualConv, ResidualMLP
 from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
@@ -52,11 +54,16 @@ def glow_body(
     steps: Sequence[int],
     width: int | Sequence[int],
     num_blocks: int,
+    *,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
+    scale: Scale = "sigmoid",
+    max_log_scale: float = 2.0,
     alpha: float = 0.05,
     unroll: int = 1,
+    memory: Memory = "store",
     split_last: int = 0,
+    dtype: str | None = None,
 ) -> tuple[Bijector, tuple[int, ...]]:
     """A Glow body: logit, then levels of squeeze and flow steps, half factored out between.
 
@@ -69,10 +76,15 @@ def glow_body(
       num_blocks: residual blocks of the conditioners.
       linear: kind of :func:`~scnf_jax.bijectors.invertible_linear`.
       coupling: name of the coupling.
+      scale: of the body's affine couplings; see :func:`~scnf_jax.bijectors.affine_coupling`.
+      max_log_scale: bound of the scale ``exp``; with many steps a small one is enough, and
+        training starts without accidents.
       alpha: of :func:`~scnf_jax.bijectors.logit`.
       unroll: of :func:`~scnf_jax.bijectors.repeat`.
+      memory: of :func:`~scnf_jax.bijectors.repeat`.
       split_last: how often half of the last level is factored out before the head, so that
         ``z_f`` is smaller.
+      dtype: that conditioners compute in, such as ``bfloat16``; None: that of ``x``.
 
     Returns:
       The bijector, and the shape of ``z_f``.
@@ -94,13 +106,15 @@ def glow_body(
     if len(widths) != len(steps):
         raise ValueError(f"glow: expected {len(steps)} widths, one a level, got {widths}")
 
+    settings = {"scale": scale, "max_log_scale": max_log_scale} if coupling == "affine" else {}
+
     def level(num: int, channels: int, inside: int) -> Bijector:
         def conditioner(num_outputs: int) -> Conditioner:
-            return ResidualConv(num_outputs, inside, num_blocks)
+            return ResidualConv(num_outputs, inside, num_blocks, dtype=dtype)
 
-        pair = coupling_pair(coupling, channels, conditioner)
+        pair = coupling_pair(coupling, channels, conditioner, **settings)
         step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
-        return bj.chain(bj.squeeze(), bj.repeat(step, num, unroll))
+        return bj.chain(bj.squeeze(), bj.repeat(step, num, unroll, memory))
 
     levels = []
     for index, (num, inside) in enumerate(zip(steps, widths, strict=True)):
@@ -118,9 +132,12 @@ def coupling_head(
     steps: int,
     width: int,
     num_blocks: int,
+    *,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
     unroll: int = 1,
+    memory: Memory = "store",
+    dtype: str | None = None,
 ) -> Bijector:
     """The head of SCNF-GLOW: conditional flow steps on ``z_f`` as one vector.
 
@@ -132,6 +149,8 @@ def coupling_head(
       linear: kind of the linear maps.
       coupling: name of the coupling.
       unroll: of :func:`~scnf_jax.bijectors.repeat`.
+      memory: of :func:`~scnf_jax.bijectors.repeat`.
+      dtype: see :func:`glow_body`.
 
     Returns:
       A bijector whose context is the label.
@@ -140,9 +159,13 @@ def coupling_head(
     step = bj.chain(
         bj.actnorm(),
         bj.invertible_linear(linear),
-        coupling_pair(coupling, size, lambda n: ResidualMLP(n, width, num_blocks)),
+        coupling_pair(
+            coupling,
+            size,
+            lambda n: ResidualMLP(n, width, num_blocks, dtype=dtype),
+        ),
     )
-    return bj.chain(bj.flatten(event_shape), bj.repeat(step, steps, unroll))
+    return bj.chain(bj.flatten(event_shape), bj.repeat(step, steps, unroll, memory))
 
 
 def glow(
@@ -158,9 +181,13 @@ def glow(
     linear: Kind = "full",
     coupling: CouplingName = "affine",
     head_coupling: CouplingName = "affine",
+    scale: Scale = "sigmoid",
+    max_log_scale: float = 2.0,
     alpha: float = 0.05,
     unroll: int = 1,
+    memory: Memory = "store",
     split_last: int = 0,
+    dtype: str | None = None,
 ) -> SemiConditionalFlow:
     """SCNF-GLOW: a Glow body and a head of conditional coupling steps.
 
@@ -176,9 +203,13 @@ def glow(
       linear: kind of the linear maps of body and head.
       coupling: of the body.
       head_coupling: of the head.
+      scale: see :func:`glow_body`.
+      max_log_scale: see :func:`glow_body`.
       alpha: of the logit.
       unroll: of the scans over layers.
+      memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
       split_last: see :func:`glow_body`.
+      dtype: see :func:`glow_body`.
 
     Returns:
       The model.
@@ -195,9 +226,31 @@ def glow(
       (4, 10)
     """
     body, z_f = glow_body(
-        image_shape, steps, width, num_blocks, linear, coupling, alpha, unroll, split_last
+        image_shape,
+        steps,
+        width,
+        num_blocks,
+        linear=linear,
+        coupling=coupling,
+        scale=scale,
+        max_log_scale=max_log_scale,
+        alpha=alpha,
+        unroll=unroll,
+        memory=memory,
+        split_last=split_last,
+        dtype=dtype,
     )
-    head = coupling_head(z_f, head_steps, head_width, head_blocks, linear, head_coupling, unroll)
+    head = coupling_head(
+        z_f,
+        head_steps,
+        head_width,
+        head_blocks,
+        linear=linear,
+        coupling=head_coupling,
+        unroll=unroll,
+        memory=memory,
+        dtype=dtype,
+    )
     return semi_conditional_flow(body, head, num_classes)
 
 
@@ -210,9 +263,13 @@ def gmm(
     num_blocks: int = 1,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
+    scale: Scale = "sigmoid",
+    max_log_scale: float = 2.0,
     alpha: float = 0.05,
     unroll: int = 1,
+    memory: Memory = "store",
     split_last: int = 0,
+    dtype: str | None = None,
 ) -> SemiConditionalFlow:
     """SCNF-GMM: a Glow body, and one Gaussian a class on ``z_f``.
 
@@ -224,9 +281,13 @@ def gmm(
       num_blocks: see :func:`glow_body`.
       linear: kind of the linear maps.
       coupling: of the body.
+      scale: see :func:`glow_body`.
+      max_log_scale: see :func:`glow_body`.
       alpha: of the logit.
       unroll: of the scans over layers.
+      memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
       split_last: see :func:`glow_body`.
+      dtype: see :func:`glow_body`.
 
     Returns:
       The model.
@@ -235,6 +296,18 @@ def gmm(
       Atanov et al. 2019, section 4 (SCNF-GMM), https://arxiv.org/abs/1905.00505
     """
     body, _ = glow_body(
-        image_shape, steps, width, num_blocks, linear, coupling, alpha, unroll, split_last
+        image_shape,
+        steps,
+        width,
+        num_blocks,
+        linear=linear,
+        coupling=coupling,
+        scale=scale,
+        max_log_scale=max_log_scale,
+        alpha=alpha,
+        unroll=unroll,
+        memory=memory,
+        split_last=split_last,
+        dtype=dtype,
     )
     return semi_conditional_flow(body, bj.conditional_shift(start_scale=0.1), num_classes)

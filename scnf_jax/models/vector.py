@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from scnf_jax import bijectors as bj
+from scnf_jax.bijectors.combinators import Memory
 from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import MLP
 from scnf_jax.models.glow import CouplingName, coupling_pair
@@ -19,6 +20,7 @@ def vector(
     linear: Kind = "lu",
     coupling: CouplingName = "spline",
     unroll: int = 1,
+    memory: Memory = "store",
 ) -> SemiConditionalFlow:
     """Coupling steps with perceptrons on vectors, in body and head.
 
@@ -31,6 +33,7 @@ def vector(
       linear: kind of the linear maps.
       coupling: name of the coupling.
       unroll: of the scans over layers.
+      memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
 
     Returns:
       The model.
@@ -55,7 +58,7 @@ def vector(
     def flow(num: int) -> bj.Bijector:
         pair = coupling_pair(coupling, event_shape[0], lambda n: MLP(n, tuple(hidden)))
         step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
-        return bj.repeat(step, num, unroll)
+        return bj.repeat(step, num, unroll, memory)
 
     body = bj.chain(flow(steps), bj.actnorm())
     return semi_conditional_flow(body, flow(head_steps), num_classes)

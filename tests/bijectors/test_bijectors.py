@@ -232,3 +232,41 @@ def test_shapes_that_do_not_fit(layer: bj.Bijector, shape: tuple[int, ...], mess
 
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(trace, jnp.zeros(shape))
+
+
+def repeated(memory: str, num: int) -> bj.Bijector:
+    step = bj.chain(bj.actnorm(), bj.invertible_linear("lu"), bj.affine_coupling(mlp(4)))
+    return bj.repeat(step, num, memory=memory)
+
+
+@pytest.mark.parametrize("memory", ["recompute", "invert"])
+@pytest.mark.parametrize("backwards", [False, True], ids=["forward", "inverse"])
+def test_repeat_has_the_same_gradients_whatever_it_keeps(memory: str, backwards: bool) -> None:
+    """Of parameters, objects and contexts that are vmapped, as labels are."""
+    x, contexts = normal(6, 4), jnp.eye(3)
+    params = perturbed(repeated("store", 5).init(KEY, x, contexts[:1]))
+
+    def gradients(kept: str) -> tuple[jax.Array, object]:
+        layer = repeated(kept, 5)
+        apply = layer.inverse if backwards else layer.forward
+
+        def total(params: object, x: jax.Array, contexts: jax.Array) -> jax.Array:
+            z, log_det = jax.vmap(lambda c: apply(params, x, c[None]))(contexts)
+            return jnp.sum(jnp.sin(z)) + jnp.sum(jnp.cos(log_det))
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(params, x, contexts)
+
+    chex.assert_trees_all_close(gradients(memory), gradients("store"), rtol=1e-4, atol=1e-4)
+
+
+def test_repeat_by_inverting_needs_no_more_memory_for_more_layers() -> None:
+    x = normal(64, 4)
+
+    def temporary(memory: str, num: int) -> int:
+        layer = repeated(memory, num)
+        params = layer.init(KEY, x)
+        gradient = jax.grad(lambda x: jnp.sum(layer.forward(params, x)[1]))
+        return jax.jit(gradient).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary("invert", 32) < 1.2 * temporary("invert", 4)
+    assert temporary("store", 32) > 4.0 * temporary("store", 4)
