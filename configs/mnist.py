@@ -18,12 +18,13 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.steps = 6000
     config.batch_size = 64
     config.labelled_fraction = 0.2
     config.eval_every = 500
     config.checkpoint_every = 500
-    config.steps_per_call = 10
+    config.steps_per_call = 4
     config.eval_batch_size = 1000
     config.model = {
         "name": "glow",
@@ -34,6 +35,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         "head_steps": 2,
         "head_width": 64,
         "linear": "lu",
+        "scale": "exp",
         "unroll": 8,
     }
     config.optimizer = {
@@ -46,14 +48,15 @@ def get_config(mode: str = "full") -> ConfigDict:
     }
     config.objective = {
         "name": "em",
-        "refresh_every": 1000,
+        "refresh_every": 600,
         "refresh_from": 1000,
         "teacher": "averaged",
         "e_step_temperature": 16.7,
         "classification_weight": 5000.0,
         "consistency_weight": 10_000.0,
+        "self_training_weight": 5000.0,
         "view_weight": 1.0,
-        "anneal_to": 0.1,
+        "anneal_to": 0.3,
         "sharpening": 3.0,
         "align_classes": True,
         "temperature": 50.0,

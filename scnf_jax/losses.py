@@ -34,11 +34,14 @@ class ObjectiveOptions:
         :func:`~scnf_jax.objectives.expected_log_likelihood`. 1 is EM itself.
       classification_weight: of the cross-entropy on labelled rows.
       consistency_weight: of the consistency between two views of every row.
+      self_training_weight: of the cross-entropy of the first view to the same target, from
+        ``refresh_from`` on. Where the E-step's parameters are kept for many steps, their
+        posterior of an object is a label for that time, and this holds the model to it.
       view_weight: of the likelihood of the second view. A density that has seen images as
         they are alone is erratic on views, and the sharper it is the more.
       consistency_rampup: steps over which the consistency weight rises from 0.
-      anneal_to: share of themselves to which both weights fall, geometrically, up to the
-        last step: classes first, density later.
+      anneal_to: share of themselves to which the weights of classification, consistency and
+        self-training fall, geometrically, up to the last step: classes first, density later.
       confidence: unlabelled rows count in the consistency where the target's largest
         probability is at least this.
       sharpening: power of the consistency target's probabilities; above 1 the target is
@@ -57,6 +60,7 @@ class ObjectiveOptions:
     e_step_temperature: float = 1.0
     classification_weight: float = 0.0
     consistency_weight: float = 0.0
+    self_training_weight: float = 0.0
     view_weight: float = 0.0
     consistency_rampup: int = 0
     anneal_to: float = 1.0
@@ -72,6 +76,7 @@ class ObjectiveOptions:
         for field in (
             "classification_weight",
             "consistency_weight",
+            "self_training_weight",
             "view_weight",
             "consistency_rampup",
             "refresh_from",
@@ -247,6 +252,19 @@ def _flow_loss(
             )
             return jnp.mean(expected)
 
+        def agreement(log_joint: Array) -> Array:
+            """Cross-entropy of a view's posterior to the target, mean over the batch."""
+            terms = objectives.consistency(
+                log_joint,
+                pseudo_label,
+                label,
+                objective.temperature,
+                objective.confidence,
+                objective.sharpening,
+                teacher.class_share if objective.align_classes else None,
+            )
+            return jnp.mean(terms)
+
         loss = -log_likelihood(log_joint)
         cross_entropy = objectives.labelled_mean(
             objectives.cross_entropy(log_joint, label, objective.temperature), label
@@ -255,20 +273,14 @@ def _flow_loss(
         share = objective.anneal_to ** (step / steps)
         if objective.classification_weight:
             loss += share * objective.classification_weight * cross_entropy
+        if objective.self_training_weight:
+            kept = jnp.where(step >= objective.refresh_from, 1.0, 0.0)
+            loss += share * kept * objective.self_training_weight * agreement(log_joint)
         if objective.consistency_weight or objective.view_weight:
             second = model.log_joint(params, view(second_key, x, True))
             loss -= objective.view_weight * log_likelihood(second)
-            terms = objectives.consistency(
-                second,
-                pseudo_label,
-                label,
-                objective.temperature,
-                objective.confidence,
-                objective.sharpening,
-                teacher.class_share if objective.align_classes else None,
-            )
             ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
-            metrics["consistency"] = jnp.mean(terms)
+            metrics["consistency"] = agreement(second)
             loss += share * ramp * objective.consistency_weight * metrics["consistency"]
         log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
         dims = math.prod(x.shape[1:])

@@ -167,6 +167,34 @@ def test_the_second_view_counts_in_the_likelihood_as_asked() -> None:
     np.testing.assert_allclose(loss(0.5), 1.5 * loss(0.0), rtol=1e-5)
 
 
+def test_self_training_holds_the_first_view_to_targets_that_are_kept() -> None:
+    key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
+    params = jax.jit(MODEL.init)(key, x)
+    teacher = Teacher(jax.tree.map(lambda leaf: leaf + 0.1, params), NO_TEACHER.class_share)
+
+    def loss(weight: float, step: int) -> float:
+        options = ObjectiveOptions(
+            name="em",
+            refresh_every=4,
+            refresh_from=2,
+            teacher="averaged",
+            self_training_weight=weight,
+            temperature=3.0,
+        )
+        loss_fn = make_loss(MODEL, options, AugmentOptions(), None, 10)
+        return float(loss_fn(params, teacher, key, x, label, jnp.array(step))[0])
+
+    q = jnp.where(
+        (label < 0)[:, None],
+        jax.nn.softmax(MODEL.log_joint(teacher.params, x) / 3.0, -1),
+        jax.nn.one_hot(label, 2),
+    )
+    log_posterior = jax.nn.log_softmax(MODEL.log_joint(params, x) / 3.0, -1)
+    expected = -2.0 * jnp.sum(q * log_posterior, -1).mean()
+    assert loss(2.0, 1) == loss(0.0, 1)
+    np.testing.assert_allclose(loss(2.0, 2) - loss(0.0, 2), expected, rtol=1e-3)
+
+
 def test_the_averaged_parameters_teach() -> None:
     """The consistency term's target: by hand, from the teacher's posterior of the first view."""
     options = ObjectiveOptions(
