@@ -122,19 +122,12 @@ def _read_weights(path: Path, target: Params) -> tuple[Params, int]:
         raise ValueError(
             f"{path}: expected exported weights, got a damaged file ({error})"
         ) from None
-    for name in sorted({*wanted, *found}):
-        got = _describe(found.get(name))
-        if got != _describe(wanted.get(name)):
-            raise ValueError(
-                f"{path}: expected {_describe(wanted.get(name))} at {name}, got {got}; the weights "
-                "are of another model than config.json beside them"
-            )
+    if difference := checkpoints.first_difference(found, wanted):
+        raise ValueError(
+            f"{path}: {difference}; the weights are of another model than config.json beside them"
+        )
     leaves = [jax.numpy.asarray(found[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(target), leaves), step
-
-
-def _describe(array: Any) -> str:
-    return "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
 
 
 def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """Pictures that a trained model draws: samples, relabelling, interpolation, temperature."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,21 +10,6 @@ from scnf_jax.inference import Engine
 from scnf_jax.reporting.pictures import plot_grid
 
 TEMPERATURES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
-
-
-def plot_levels(
-    path: Path,
-    levels: np.ndarray,
-    num_levels: int,
-    title: str,
-    row_names: Sequence[str],
-    column_names: Sequence[str] = (),
-    row_label: str = "",
-    column_label: str = "",
-) -> None:
-    """:func:`~scnf_jax.reporting.pictures.plot_grid` of grey levels ``[rows, columns, ...]``."""
-    shades = levels.astype(np.float64) / (num_levels - 1)
-    plot_grid(path, shades, title, row_names, column_names, row_label, column_label)
 
 
 def class_samples(engine: Engine, per_class: int, temperature: float) -> np.ndarray:
@@ -39,7 +23,7 @@ def class_samples(engine: Engine, per_class: int, temperature: float) -> np.ndar
 def plot_samples(path: Path, engine: Engine, temperature: float = 1.0) -> None:
     """Draws ten samples of each class of images; see :func:`class_samples`."""
     samples = class_samples(engine, 10, temperature)
-    plot_levels(
+    plot_grid(
         path,
         samples,
         engine.run.num_levels or 2,
@@ -102,7 +86,7 @@ def plot_gallery(folder: Path, engine: Engine, x: np.ndarray, y: np.ndarray) -> 
     plot_samples(folder / "samples.png", engine)
     plot_samples(folder / "samples-cool.png", engine, 0.7)
     shown = np.concatenate([np.flatnonzero(y == k)[:1] for k in range(min(num_classes, 20))])
-    plot_levels(
+    plot_grid(
         folder / "relabelled.png",
         np.concatenate([x[shown][None], relabelled(engine, x[shown], y[shown])]),
         levels,
@@ -114,7 +98,7 @@ def plot_gallery(folder: Path, engine: Engine, x: np.ndarray, y: np.ndarray) -> 
     pairs = [np.flatnonzero(y == k)[:2] for k in range(min(num_classes, 20))]
     first, second = np.array([pair for pair in pairs if len(pair) == 2]).T
     between = interpolated(engine, x[first], x[second], y[first])
-    plot_levels(
+    plot_grid(
         folder / "interpolation.png",
         between,
         levels,
@@ -122,7 +106,7 @@ def plot_gallery(folder: Path, engine: Engine, x: np.ndarray, y: np.ndarray) -> 
         [str(k) for k in y[first]],
         row_label="class y",
     )
-    plot_levels(
+    plot_grid(
         folder / "temperature.png",
         temperature_strip(engine),
         levels,

@@ -20,7 +20,8 @@ def tile(images: np.ndarray) -> np.ndarray:
 
 def plot_grid(
     path: Path,
-    images: np.ndarray,
+    levels: np.ndarray,
+    num_levels: int,
     title: str,
     row_names: Sequence[str],
     column_names: Sequence[str] = (),
@@ -31,17 +32,16 @@ def plot_grid(
 
     Args:
       path: of the PNG.
-      images: ``[rows, columns, H, W, C]`` with values in 0..1, C 1 or 3; others are clipped,
-        values that are not finite are black.
+      levels: grey levels ``[rows, columns, H, W, C]``, C 1 or 3.
+      num_levels: of a pixel; the highest is white.
       title: of the figure.
       row_names: one a row.
       column_names: one a column, or none.
       row_label: what the rows are.
       column_label: what the columns are.
     """
-    rows, columns, height, width, channels = images.shape
-    clean = np.clip(np.nan_to_num(images, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
-    picture = tile(clean)
+    rows, columns, height, width, channels = levels.shape
+    picture = tile(levels.astype(np.float64) / (num_levels - 1))
     figure, axis = subplots(1, 1, figsize=(0.6 * columns + 1.4, 0.6 * rows + 1.0))
     axis.imshow(picture[..., 0] if channels == 1 else picture, cmap="gray", vmin=0, vmax=1)
     axis.set_yticks(np.arange(rows) * (height + _GAP) + height / 2, list(row_names))

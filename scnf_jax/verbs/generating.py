@@ -9,7 +9,7 @@ from scnf_jax.analysis.obfuscation import Hidden, hide, restore
 from scnf_jax.analysis.relabelling import relabelled, relabelling_acceptance
 from scnf_jax.data.files import write_png
 from scnf_jax.inference import LABEL_CHOICES, Engine
-from scnf_jax.reporting.gallery import plot_levels
+from scnf_jax.reporting.pictures import plot_grid
 from scnf_jax.reporting.studies import acceptance_text
 from scnf_jax.verbs.common import (
     Verb,
@@ -72,7 +72,7 @@ def _write_pictures(folder: Path, engine: Engine, x: np.ndarray, label: np.ndarr
     names = [str(k) for k in classes] if len(classes) > 1 else [""] * len(rows)
     grid = np.stack(rows)[:, :20]
     title = "samples x ~ p(x | y)" if len(classes) > 1 else f"samples x ~ p(x | y = {classes[0]})"
-    plot_levels(folder / "samples.png", grid, levels, title, names, row_label="class y")
+    plot_grid(folder / "samples.png", grid, levels, title, names, row_label="class y")
     return f"samples.png, and {len(x)} pictures in png/"
 
 
@@ -116,7 +116,7 @@ def _relabel(arguments: argparse.Namespace) -> str:
     grid = relabelled(engine, x, label)
     path = output_path(arguments, engine, "relabelled.png")
     picture, arrays = path.with_suffix(".png"), path.with_suffix(".npz")
-    plot_levels(
+    plot_grid(
         picture,
         np.concatenate([x[None], grid]),
         run.num_levels,
