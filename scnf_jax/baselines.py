@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scnf_jax.data import load_dataset
+from scnf_jax.data import load_dataset, take
 from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
 from scnf_jax.options import check_range, from_mapping, suggest
 
@@ -106,7 +106,8 @@ def run_baseline(
     labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     write_settings(path, Settings(plain, dataset.description, command))
     scale = (dataset.num_levels or 2) - 1
-    train_x, test_x = (x.reshape(len(x), -1) / scale for x in (dataset.train_x, dataset.test_x))
+    train_x = take(dataset.train_x, slice(None)).reshape(len(labels), -1) / scale
+    test_x = dataset.test_x.reshape(len(dataset.test_x), -1) / scale
     known = labels >= 0 if name == "supervised_svc" else np.ones(len(labels), bool)
     start = time.perf_counter()
     with claimed(path), warnings.catch_warnings():

@@ -76,8 +76,8 @@ def _fits(value: Any, expected: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if expected == int | None:
-        return value is None or _fits(value, int)
+    if expected in (int | None, bool | None):
+        return value is None or _fits(value, int if expected == int | None else bool)
     if expected in (str, bool):
         return isinstance(value, expected)
     if expected == dict[str, Any]:

@@ -32,6 +32,8 @@ class RunOptions:
       init_batch_size: rows that data-dependent layers are initialised on.
       validation_size: train objects that take the place of the test set, so that
         settings can be chosen without test labels; 0: the test set.
+      stream: whether train objects stay on disk and are read as they are needed; see
+        :func:`~scnf_jax.data.load_dataset`.
       optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
       objective: see :class:`~scnf_jax.losses.ObjectiveOptions`.
       augment: see :class:`~scnf_jax.losses.AugmentOptions`.
@@ -51,6 +53,7 @@ class RunOptions:
     eval_batch_size: int = 500
     init_batch_size: int = 512
     validation_size: int = 0
+    stream: bool | None = None
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
     objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
     augment: AugmentOptions = dataclasses.field(default_factory=AugmentOptions)
@@ -101,6 +104,7 @@ def parse_config(config: Mapping[str, Any]) -> RunOptions:
         "augment": AugmentOptions,
     }
     parsed = dict(config)
+    parsed.pop("distributed", None)  # of the job that computes the run; see train.py
     for name, options in groups.items():
         if name in parsed:
             if not isinstance(parsed[name], Mapping):

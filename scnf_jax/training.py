@@ -1,6 +1,7 @@
 """Training: the state, one pure step, many steps in one call, evaluation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 
 from scnf_jax import parallel
 from scnf_jax.bijectors.base import Array, Params
+from scnf_jax.data import Rows, TrainObjects
 from scnf_jax.losses import (
     AugmentOptions,
     Model,
@@ -61,7 +63,8 @@ class TrainData(NamedTuple):
     """The train set on the device.
 
     Attributes:
-      x: grey levels uint8 ``[N, H, W, C]``, or vectors float32 ``[N, D]``.
+      x: grey levels uint8 ``[N, H, W, C]``, or vectors float32 ``[N, D]``; without rows
+        where the objects stay on disk, and come with every call.
       y: int32 ``[N]``, -1 for "not known".
       labelled: row numbers of the labelled objects.
       unlabelled: row numbers of the others; all rows, where every object is labelled.
@@ -104,17 +107,25 @@ class Trainer(NamedTuple):
     """Compiled functions of one run; see :func:`make_trainer`.
 
     Attributes:
-      init: ``data -> state``.
-      step: ``(state, data) -> (state, metrics)``, pure.
+      init: ``(data, x=None) -> state``.
+      step: ``(state, data, x=None) -> (state, metrics)``, pure.
       run_chunk: ``(state, data) -> (state, metrics)``, ``steps_per_call`` steps in one
         jitted call that donates the state; each metric is ``[steps_per_call]``.
+      run_chunk_on: ``(state, data, x) -> (state, metrics)``, the same on objects
+        ``[steps_per_call, batch, *event]`` that are given.
+      rows: ``(data, step) -> [steps_per_call, batch]``, the row numbers that the steps from
+        ``step`` on draw. Given these rows ``run_chunk_on`` does what ``run_chunk`` does.
+      init_rows: ``data -> [rows]``, the row numbers that ``init`` draws.
       evaluate: ``(params, x) -> (log p(x) [N], log p(y|x) [N, K])`` as host arrays;
         None in place of log p(x) for a model without a density.
     """
 
-    init: Callable[[TrainData], TrainState]
-    step: Callable[[TrainState, TrainData], tuple[TrainState, dict[str, Array]]]
+    init: Callable[..., TrainState]
+    step: Callable[..., tuple[TrainState, dict[str, Array]]]
     run_chunk: Callable[[TrainState, TrainData], tuple[TrainState, dict[str, Array]]]
+    run_chunk_on: Callable[[TrainState, TrainData, Array], tuple[TrainState, dict[str, Array]]]
+    rows: Callable[[TrainData, Array | int], Array]
+    init_rows: Callable[[TrainData], Array]
     evaluate: Callable[[Params, np.ndarray], tuple[np.ndarray | None, np.ndarray]]
 
 
@@ -150,8 +161,8 @@ def _schedule(options: OptimizerOptions, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, decay], [options.warmup_steps])
 
 
-def make_data(x: np.ndarray, y: np.ndarray, mesh: Mesh, seed: int = 0) -> TrainData:
-    """Puts the train set on every device.
+def make_data(x: TrainObjects, y: np.ndarray, mesh: Mesh, seed: int = 0) -> TrainData:
+    """Puts the train set on every device; of objects on disk the labels alone.
 
     Args:
       x: see :class:`TrainData`.
@@ -164,6 +175,8 @@ def make_data(x: np.ndarray, y: np.ndarray, mesh: Mesh, seed: int = 0) -> TrainD
     """
     rows = np.arange(len(y), dtype=np.int32)
     unlabelled = rows[y < 0] if (y < 0).any() else rows
+    if isinstance(x, Rows):
+        x = np.zeros((0, *x.event_shape), x.dtype)
     arrays = (x, y.astype(np.int32), rows[y >= 0], unlabelled, np.uint32(seed))
     return TrainData(*parallel.replicate(arrays, mesh))
 
@@ -252,16 +265,29 @@ def make_trainer(
             "such as 0.998"
         )
 
-    def batch_of(key: Array, data: TrainData) -> tuple[Array, Array]:
-        rows = draw_rows(key, data, batch_size, labelled_fraction)
-        return jax.lax.with_sharding_constraint((data.x[rows], data.y[rows]), rows_sharding)
+    def step_keys(data: TrainData, step: Array) -> tuple[Array, Array]:
+        train_key, _ = _keys(data)
+        rows_key, loss_key = jax.random.split(jax.random.fold_in(train_key, step))
+        return rows_key, loss_key
 
-    def init(data: TrainData) -> TrainState:
+    def rows_of_step(data: TrainData, step: Array) -> Array:
+        return draw_rows(step_keys(data, step)[0], data, batch_size, labelled_fraction)
+
+    @functools.partial(jax.jit, out_shardings=whole)
+    def rows_of_call(data: TrainData, step: Array | int) -> Array:
+        return jax.vmap(lambda ahead: rows_of_step(data, step + ahead))(jnp.arange(steps_per_call))
+
+    @functools.partial(jax.jit, out_shardings=whole)
+    def init_rows(data: TrainData) -> Array:
         _, init_key = _keys(data)
-        rows_key, view_key, params_key = jax.random.split(init_key, 3)
         size = -(-init_batch_size // mesh.size) * mesh.size
-        rows = draw_rows(rows_key, data, size, None)
-        x = jax.lax.with_sharding_constraint(data.x[rows], rows_sharding)
+        return draw_rows(jax.random.split(init_key, 3)[0], data, size, None)
+
+    def init(data: TrainData, x: Array | None = None) -> TrainState:
+        _, init_key = _keys(data)
+        _, view_key, params_key = jax.random.split(init_key, 3)
+        x = data.x[init_rows(data)] if x is None else x
+        x = jax.lax.with_sharding_constraint(x, rows_sharding)
         params = model.init(params_key, prepare(view_key, x))
         zero = jnp.zeros((), jnp.int32)
         # Distinct buffers, since the state is donated.
@@ -277,10 +303,13 @@ def make_trainer(
             skipped_in_a_row=zero,
         )
 
-    def step_fn(state: TrainState, data: TrainData) -> tuple[TrainState, dict[str, Array]]:
-        train_key, _ = _keys(data)
-        rows_key, loss_key = jax.random.split(jax.random.fold_in(train_key, state.step))
-        x, label = batch_of(rows_key, data)
+    def step_fn(
+        state: TrainState, data: TrainData, x: Array | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        _, loss_key = step_keys(data, state.step)
+        rows = rows_of_step(data, state.step)
+        x = data.x[rows] if x is None else x
+        x, label = jax.lax.with_sharding_constraint((x, data.y[rows]), rows_sharding)
         taught_by = state.ema_params if objective.teacher == "averaged" else ()
         em_params = state.em_params
         if needs_em_params:
@@ -319,7 +348,12 @@ def make_trainer(
     def chunk(state: TrainState, data: TrainData) -> tuple[TrainState, dict[str, Array]]:
         return jax.lax.scan(lambda s, _: step_fn(s, data), state, None, steps_per_call)
 
-    @jax.jit
+    def chunk_on(
+        state: TrainState, data: TrainData, x: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        return jax.lax.scan(lambda s, rows: step_fn(s, data, rows), state, x)
+
+    @functools.partial(jax.jit, out_shardings=whole)
     def score(params: Params, batches: Array) -> tuple[Array | None, Array]:
         def one(numbered: tuple[Array, Array]) -> tuple[Array | None, Array]:
             number, x = numbered
@@ -338,10 +372,16 @@ def make_trainer(
         log_prob, log_posterior = jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:])[:num], scores)
         return log_prob, log_posterior
 
-    jit_chunk = jax.jit(
-        chunk, donate_argnums=0, in_shardings=(whole, whole), out_shardings=(whole, whole)
+    jitted = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
+    return Trainer(
+        init=jax.jit(init, out_shardings=whole),
+        step=step_fn,
+        run_chunk=jitted(chunk, in_shardings=(whole, whole)),
+        run_chunk_on=jitted(chunk_on),
+        rows=rows_of_call,
+        init_rows=init_rows,
+        evaluate=evaluate,
     )
-    return Trainer(jax.jit(init, out_shardings=whole), step_fn, jit_chunk, evaluate)
 
 
 def usable_params(state: TrainState) -> Params:

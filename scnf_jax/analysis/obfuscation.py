@@ -13,7 +13,7 @@ from scnf_jax.analysis.probes import (
     information_bits,
     run_probe,
 )
-from scnf_jax.data import Dataset
+from scnf_jax.data import Dataset, take
 from scnf_jax.inference import Engine
 from scnf_jax.scnf import Latents
 
@@ -164,7 +164,7 @@ def measure_leak(
     """
     known = np.flatnonzero(dataset.train_y >= 0)[:max_train]
     parts = (
-        (dataset.train_x[known], dataset.train_y[known]),
+        (take(dataset.train_x, known), dataset.train_y[known]),
         (dataset.test_x[:max_test], dataset.test_y[:max_test]),
     )
     num_classes = engine.run.num_classes

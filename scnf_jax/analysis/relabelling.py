@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scnf_jax.analysis.probes import wilson_interval
-from scnf_jax.data import Dataset
+from scnf_jax.data import Dataset, take
 from scnf_jax.inference import Engine
 
 _MAX_TRAIN = 10_000
@@ -74,7 +74,7 @@ def relabelling_acceptance(engine: Engine, dataset: Dataset, max_objects: int) -
     def pixels(x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), -1) / scale
 
-    judge = SVC(C=10.0).fit(pixels(dataset.train_x[known]), dataset.train_y[known])
+    judge = SVC(C=10.0).fit(pixels(take(dataset.train_x, known)), dataset.train_y[known])
     x, y = dataset.test_x[:max_objects], dataset.test_y[:max_objects]
     changed = relabelled(engine, x, y)
     says = np.stack([judge.predict(pixels(row)) for row in changed])

@@ -3,5 +3,16 @@
 from scnf_jax.data.augment import dequantize, random_view
 from scnf_jax.data.masking import mask_labels
 from scnf_jax.data.sources import Dataset, load_dataset
+from scnf_jax.data.streams import ReadAhead, Rows, TrainObjects, take
 
-__all__ = ["Dataset", "dequantize", "load_dataset", "mask_labels", "random_view"]
+__all__ = [
+    "Dataset",
+    "ReadAhead",
+    "Rows",
+    "TrainObjects",
+    "dequantize",
+    "load_dataset",
+    "mask_labels",
+    "random_view",
+    "take",
+]

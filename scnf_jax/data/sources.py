@@ -1,6 +1,7 @@
-"""Where data comes from: digits, moons, circles, TFDS by name, a user's ``.npz``."""
+"""Where data comes from: digits, moons, circles, TFDS by name, a user's ``.npz`` or folder."""
 
 import difflib
+import math
 import os
 import zipfile
 from typing import Any, NamedTuple
@@ -8,9 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scnf_jax.data.masking import mask_labels
+from scnf_jax.data.streams import Rows, TrainObjects, take
 from scnf_jax.data.validation import check_dataset
 
 EMBEDDED = ("digits", "moons", "circles")
+STREAM_FROM_BYTES = 2**30
+_WANTED = ("x_train", "y_train", "x_test", "y_test")
 
 
 class Dataset(NamedTuple):
@@ -19,7 +23,7 @@ class Dataset(NamedTuple):
     Attributes:
       name: what was asked for.
       train_x: uint8 images ``[N, H, W, C]`` with grey levels ``0 .. num_levels - 1``, or
-        float32 vectors ``[N, D]``.
+        float32 vectors ``[N, D]``; in memory, or :class:`~scnf_jax.data.Rows` on disk.
       train_y: int32 ``[N]`` in ``0 .. K-1``, or -1 for "not known".
       test_x: as ``train_x``.
       test_y: int32, all known.
@@ -28,7 +32,7 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    train_x: np.ndarray
+    train_x: TrainObjects
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
@@ -59,14 +63,18 @@ class Dataset(NamedTuple):
         return mask_labels(self.train_y, num_labelled or None, seed, self.num_classes)
 
 
-def load_dataset(name: str, validation_size: int = 0) -> Dataset:
+def load_dataset(name: str, validation_size: int = 0, stream: bool | None = False) -> Dataset:
     """Loads a dataset and checks every value in it.
 
     Args:
       name: ``digits``, ``moons``, ``circles``; the path of a ``.npz`` with ``x_train``,
-        ``y_train``, ``x_test``, ``y_test``; or the name of a TFDS image dataset.
+        ``y_train``, ``x_test``, ``y_test``, or of a folder with these as ``.npy`` files; or
+        the name of a TFDS image dataset.
       validation_size: objects held out of the train set that take the place of the
         test set, for choosing settings without test labels. 0: the real test set.
+      stream: whether the train objects stay on disk, in a folder of ``.npy`` or as TFDS's
+        ``array_record``, and are read when they are needed. None: where they are larger
+        than 1 GiB, and their source can.
 
     Returns:
       The dataset, with all the labels that its source has.
@@ -75,18 +83,37 @@ def load_dataset(name: str, validation_size: int = 0) -> Dataset:
       ValueError: for an unknown name, a missing or damaged file, data that breaks the
         rules of :class:`Dataset`; says what to do.
     """
-    if name.endswith(".npz"):
-        dataset = _load_npz(name)
+    path = os.path.expanduser(name)
+    if _is_folder(path):
+        dataset = _load_folder(path, stream)
+    elif name.endswith(".npz"):
+        dataset = _load_npz(path)
     elif name in EMBEDDED:
         dataset = {"digits": _load_digits, "moons": _load_moons, "circles": _load_circles}[name]()
     else:
-        dataset = _load_tfds(name)
+        dataset = _load_tfds(name, stream)
+    if stream and not isinstance(dataset.train_x, Rows):
+        raise ValueError(
+            f"stream: {name} is read whole; expected a folder with {', '.join(_WANTED)} as .npy "
+            "files, or a TFDS dataset of images of one shape"
+        )
     check_dataset(dataset)
     return _hold_out(dataset, validation_size) if validation_size else dataset
 
 
+def _is_folder(path: str) -> bool:
+    """Whether a name means a folder of arrays; a dataset's name may be that of a folder, too."""
+    if path in EMBEDDED or not os.path.isdir(path):
+        return False
+    return os.sep in path or os.path.exists(os.path.join(path, "x_train.npy"))
+
+
+def _stays_on_disk(stream: bool | None, num_bytes: int) -> bool:
+    return num_bytes >= STREAM_FROM_BYTES if stream is None else stream
+
+
 def _hold_out(dataset: Dataset, size: int) -> Dataset:
-    num = len(dataset.train_x)
+    num = len(dataset.train_y)
     if not 0 < size < num:
         raise ValueError(f"validation_size: expected 0 <= size < {num} train objects, got {size}")
     known = np.flatnonzero(dataset.train_y >= 0)
@@ -97,10 +124,11 @@ def _hold_out(dataset: Dataset, size: int) -> Dataset:
         )
     held = np.random.RandomState(0).permutation(known)[:size]
     kept = np.setdiff1d(np.arange(num), held)
+    x = dataset.train_x
     return dataset._replace(
-        train_x=dataset.train_x[kept],
+        train_x=x.subset(kept) if isinstance(x, Rows) else x[kept],
         train_y=dataset.train_y[kept],
-        test_x=dataset.train_x[held],
+        test_x=take(x, held),
         test_y=dataset.train_y[held],
     )
 
@@ -148,17 +176,15 @@ def _as_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def _load_npz(path: str) -> Dataset:
-    path = os.path.expanduser(path)
-    wanted = ("x_train", "y_train", "x_test", "y_test")
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            missing = [key for key in wanted if key not in archive.files]
+            missing = [key for key in _WANTED if key not in archive.files]
             if missing:
                 raise ValueError(
-                    f"{path}: expected arrays {', '.join(wanted)}, got "
+                    f"{path}: expected arrays {', '.join(_WANTED)}, got "
                     f"{', '.join(archive.files) or 'none'}; add {', '.join(missing)}"
                 )
-            arrays = {key: archive[key] for key in wanted}
+            arrays = {key: archive[key] for key in _WANTED}
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a .npz file, got no file; check the path") from None
     except (OSError, zipfile.BadZipFile, EOFError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
@@ -166,11 +192,42 @@ def _load_npz(path: str) -> Dataset:
             f"{path}: expected a readable .npz archive, got a damaged one ({error}); "
             "write it again with numpy.savez_compressed"
         ) from None
+    return _from_arrays(path, arrays)
+
+
+def _load_folder(path: str, stream: bool | None) -> Dataset:
+    """Arrays in files of their own; the train objects are mapped before any is read."""
+    arrays = {}
+    for key in _WANTED:
+        file = os.path.join(path, f"{key}.npy")
+        try:
+            arrays[key] = np.load(file, mmap_mode="r" if key == "x_train" else None)
+        except FileNotFoundError:
+            raise ValueError(
+                f"{path}: expected {', '.join(f'{key}.npy' for key in _WANTED)}, found no "
+                f"{key}.npy; write it with numpy.save"
+            ) from None
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{file}: expected a readable .npy file, got a damaged one ({error}); write it "
+                "again with numpy.save"
+            ) from None
+    dataset = _from_arrays(path, arrays)
+    mapped = take(dataset.train_x, slice(None))
+    if mapped.ndim and _stays_on_disk(stream, mapped.nbytes):
+        index = np.arange(len(mapped))
+        rows = Rows(lambda rows: np.asarray(mapped[rows]), index, mapped.shape[1:], mapped.dtype)
+        return dataset._replace(train_x=rows)
+    return dataset._replace(train_x=np.array(mapped))
+
+
+def _from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Dataset:
+    """A dataset of a user's arrays; what is wrong with them is said when it is checked."""
     for key in ("x_train", "x_test"):
         array = arrays[key]
         if array.dtype == np.uint8 and array.ndim == 3:
             arrays[key] = array[..., None]
-        elif np.issubdtype(array.dtype, np.floating) and array.ndim == 2:
+        elif array.ndim == 2 and array.dtype in (np.float16, np.float64):
             arrays[key] = array.astype(np.float32)
     for key in ("y_train", "y_test"):
         if np.issubdtype(arrays[key].dtype, np.integer):
@@ -178,12 +235,17 @@ def _load_npz(path: str) -> Dataset:
     labels = arrays["y_train"]
     num_classes = int(labels.max()) + 1 if labels.size and labels.dtype == np.int32 else 0
     levels = 256 if arrays["x_train"].dtype == np.uint8 else None
-    x_train, y_train, x_test, y_test = (arrays[key] for key in wanted)
-    return Dataset(path, x_train, y_train, x_test, y_test, num_classes, levels)
+    x_train, y_train, x_test, y_test = (arrays[key] for key in _WANTED)
+    return Dataset(name, x_train, y_train, x_test, y_test, num_classes, levels)
 
 
-def _load_tfds(name: str) -> Dataset:
-    """Reads a prepared TFDS image dataset through ``as_data_source``, without TensorFlow."""
+def _load_tfds(name: str, stream: bool | None) -> Dataset:
+    """Reads a prepared TFDS image dataset through ``as_data_source``, without TensorFlow.
+
+    Args:
+      name: of the dataset.
+      stream: whether train images, where all have one shape, are left undecoded.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -218,13 +280,28 @@ def _load_tfds(name: str) -> Dataset:
         raise ValueError(
             f"dataset: expected splits train and test in {name!r}, got {', '.join(source)}"
         )
-    train_x, train_y = _read_split(source["train"])
     test_x, test_y = _read_split(source["test"])
     num_classes = features["label"].num_classes
+    shape = features["image"].shape
+    num = len(source["train"])
+    if None not in shape and _stays_on_disk(stream, num * math.prod(shape)):
+        undecoded = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+        train_y = _as_labels(np.array([row["label"] for row in _rows(undecoded)]))
+
+        def read(rows: np.ndarray) -> np.ndarray:
+            return np.stack([row["image"] for row in _rows(source["train"], rows)])
+
+        train_x: TrainObjects = Rows(read, np.arange(num), shape, np.dtype(np.uint8))
+    else:
+        train_x, train_y = _read_split(source["train"])
     return Dataset(name, train_x, train_y, test_x, test_y, num_classes, num_levels=256)
 
 
-def _read_split(source: object) -> tuple[np.ndarray, np.ndarray]:
-    rows = source.__getitems__(range(len(source)))  # type: ignore[attr-defined,arg-type]
+def _rows(source: Any, rows: np.ndarray | None = None) -> list[dict[str, Any]]:
+    return source.__getitems__(range(len(source)) if rows is None else rows.tolist())
+
+
+def _read_split(source: Any) -> tuple[np.ndarray, np.ndarray]:
+    rows = _rows(source)
     images = np.stack([row["image"] for row in rows])
     return images, _as_labels(np.array([row["label"] for row in rows]))

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scnf_jax.data.streams import TrainObjects, take
+
 if TYPE_CHECKING:
     from scnf_jax.data.sources import Dataset
 
@@ -17,7 +19,7 @@ def check_dataset(dataset: "Dataset") -> None:
     for part in ("train", "test"):
         x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
         check_objects(f"{part}_x", x, dataset.num_levels)
-        check_labels(f"{part}_y", y, len(x), dataset.num_classes, known=part == "test")
+        check_labels(f"{part}_y", y, x.shape[0], dataset.num_classes, known=part == "test")
     if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
         raise ValueError(
             f"test_x: expected objects of shape {dataset.train_x.shape[1:]} as in train_x, got "
@@ -25,7 +27,10 @@ def check_dataset(dataset: "Dataset") -> None:
         )
 
 
-def check_objects(field: str, x: np.ndarray, num_levels: int | None) -> None:
+_SLICE = 65_536
+
+
+def check_objects(field: str, x: TrainObjects, num_levels: int | None) -> None:
     """Checks the objects of one part.
 
     Args:
@@ -45,18 +50,22 @@ def check_objects(field: str, x: np.ndarray, num_levels: int | None) -> None:
     wanted = (2, np.floating) if num_levels is None else (4, np.uint8)
     if x.ndim != wanted[0] or not np.issubdtype(x.dtype, wanted[1]):
         raise ValueError(f"{field}: expected {expected}, got {x.dtype} of shape {x.shape}")
-    if x.size == 0:
+    if 0 in x.shape:
         raise ValueError(f"{field}: expected at least one object, got shape {x.shape}")
-    if num_levels is None:
-        bad = np.argwhere(~np.isfinite(x))
-        if len(bad):
-            row = tuple(int(index) for index in bad[0])
-            raise ValueError(f"{field}: expected finite numbers, got {x[row]} at index {row}")
-    elif x.max() >= num_levels:
-        row = tuple(int(index) for index in np.argwhere(x >= num_levels)[0])
-        raise ValueError(
-            f"{field}: expected grey levels 0..{num_levels - 1}, got {x[row]} at index {row}"
-        )
+    if num_levels == 256:
+        return  # every uint8 is a grey level
+    for start in range(0, x.shape[0], _SLICE):
+        _check_values(field, take(x, slice(start, start + _SLICE)), num_levels, start)
+
+
+def _check_values(field: str, x: np.ndarray, num_levels: int | None, start: int) -> None:
+    """Checks the numbers in some rows of a part, the first of which is number ``start``."""
+    good = np.isfinite(x) if num_levels is None else x < num_levels
+    if not good.all():
+        first = tuple(int(index) for index in np.argwhere(~good)[0])
+        expected = "finite numbers" if num_levels is None else f"grey levels 0..{num_levels - 1}"
+        row = (first[0] + start, *first[1:])
+        raise ValueError(f"{field}: expected {expected}, got {x[first]} at index {row}")
 
 
 def check_labels(

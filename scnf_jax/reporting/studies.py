@@ -9,7 +9,7 @@ import numpy as np
 from scnf_jax.analysis.embedding import EMBEDDINGS, embed
 from scnf_jax.analysis.obfuscation import REPRESENTATIONS, Leak, flat
 from scnf_jax.analysis.outliers import CORRUPTIONS, SCORES, auroc, corrupt, outlier_scores
-from scnf_jax.data import Dataset
+from scnf_jax.data import Dataset, take
 from scnf_jax.inference import Engine
 from scnf_jax.reporting.charts import plot_embeddings, plot_log_probs
 from scnf_jax.reporting.figures import plot_curves
@@ -97,7 +97,7 @@ def outlier_study(
         for name in CORRUPTIONS:
             if square or name != "rotation":
                 sets[f"test set, {name}"] = corrupt(test, name, dataset.num_levels)
-    train_log_prob = np.asarray(engine.scores(dataset.train_x[:max_test]).log_prob)
+    train_log_prob = np.asarray(engine.scores(take(dataset.train_x, slice(max_test))).log_prob)
     scored = {"test set": engine.scores(test)} | {k: engine.scores(x) for k, x in sets.items()}
     inside = outlier_scores(scored["test set"], train_log_prob)
     table = {}

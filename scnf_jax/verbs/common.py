@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from scnf_jax.data import Dataset, load_dataset
+from scnf_jax.data import Dataset, load_dataset, take
 from scnf_jax.data.files import Objects, open_objects
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun, load_run
@@ -59,7 +59,7 @@ def open_engine(arguments: argparse.Namespace) -> Engine:
 def run_dataset(run: LoadedRun) -> Dataset:
     """The data that a run was trained and tested on."""
     options = run.options
-    return load_dataset(options.dataset, options.validation_size)
+    return load_dataset(options.dataset, options.validation_size, options.stream)
 
 
 def test_name(run: LoadedRun) -> str:
@@ -119,4 +119,4 @@ def train_scores(engine: Engine) -> Scores:
       ValueError: for a model without a density.
     """
     engine.require_density()
-    return engine.scores(run_dataset(engine.run).train_x[:MAX_TRAIN_SCORES])
+    return engine.scores(take(run_dataset(engine.run).train_x, slice(MAX_TRAIN_SCORES)))
