@@ -1,15 +1,17 @@
 """Trains a semi-conditional normalizing flow: ``python train.py --config=configs/digits.py``."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from scnf_jax import runs
+from scnf_jax import parallel, runs
 from scnf_jax.baselines import run_baseline
 from scnf_jax.checkpoints import CheckpointError
 
@@ -47,12 +49,19 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Exit codes: 0 trained; 1 diverged; 2 bad settings, data or folder; 128 + n on signal n."""
+    """Trains, and says how it went.
+
+    Exit codes: 0 trained; 1 diverged, or another process of the job was lost; 2 bad settings,
+    data or folder; 128 + n on signal n.
+    """
     del argv
     logging.set_verbosity(logging.ERROR)  # the libraries log their own progress
     workdir = _WORKDIR.value or str(Path("runs") / _name(flags.FLAGS["config"].config_filename))
     config = _CONFIG.value.to_dict()
+    distributed = config.pop("distributed", None)
     try:
+        if distributed is not None:
+            parallel.join_processes(distributed)
         if "baseline" in config:
             _report(run_baseline(config, workdir, _command()), workdir)
             return
@@ -69,18 +78,30 @@ def main(argv: list[str]) -> None:
     except runs.Diverged as error:
         sys.stderr.write(f"train.py: {error}\n")
         sys.exit(1)
-    _report(summary, experiment.folder)
+    except jax.errors.JaxRuntimeError as error:
+        if distributed is None:
+            raise
+        sys.stderr.write(
+            "train.py: another process of the job is gone; start all of them again to resume from "
+            f"the newest checkpoint in {experiment.folder} ({str(error).splitlines()[0]})\n"
+        )
+        sys.stderr.flush()
+        os._exit(1)  # without waiting for the process that is gone
+    if parallel.is_first():
+        _report(summary, experiment.folder)
 
 
 def _command() -> str:
-    """What was typed, but for the folder."""
+    """What was typed, but for the folder and for what differs between a job's processes."""
+    left_out = ("workdir", "config.distributed")
     arguments = iter(sys.argv[1:])
     kept = []
     for argument in arguments:
-        if argument in ("--workdir", "-workdir"):
-            next(arguments, None)
-        elif not argument.lstrip("-").startswith("workdir="):
+        name, given, _ = argument.lstrip("-").partition("=")
+        if name not in left_out:
             kept.append(argument)
+        elif not given:
+            next(arguments, None)
     return shlex.join(["python", "train.py", *kept])
 
 

@@ -18,12 +18,13 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.steps = 1200
     config.batch_size = 128
     config.labelled_fraction = 0.3
     config.eval_every = 200
     config.checkpoint_every = 400
-    config.steps_per_call = 20
+    config.steps_per_call = 5
     config.model = {
         "name": "glow",
         "steps": (4, 4),

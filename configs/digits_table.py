@@ -26,6 +26,7 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     if row == "m1m2":
         _m1m2(config)
     else:

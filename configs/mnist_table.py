@@ -29,6 +29,7 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.checkpoint_every = 1000
     config.eval_batch_size = 500
     config.steps_per_call = 20

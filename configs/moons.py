@@ -18,6 +18,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.steps = 800
     config.batch_size = 256
     config.labelled_fraction = 0.02

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 Array = jax.Array
 _TEMPORARY = ".incomplete-"
@@ -51,7 +52,7 @@ def save(folder: Path, step: int, state: Any, meta: Mapping[str, Any], keep: int
         for leftover in folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(leftover)
         temporary.mkdir()
-        _checkpointer().save(temporary / "arrays", flatten(state))
+        _checkpointer().save(temporary / "arrays", jax.device_get(flatten(state)))
         files = {name: _digest(temporary / name) for name in _files(temporary)}
         _write_manifest(temporary, {"step": step, "meta": dict(meta), "files": files})
         if target.exists():
@@ -144,10 +145,35 @@ def _newest_whole(folder: Path, load: Callable[[int], Any]) -> tuple[Any, dict[s
     return None
 
 
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Where arrays are not the wanted ones, by name, shape and dtype.
+
+    Args:
+      found: arrays, or their metadata, by name.
+      wanted: the same.
+
+    Returns:
+      What was expected and what came, of the first name that differs; empty where none does.
+    """
+
+    def describe(array: Any) -> str:
+        return "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
+
+    for name in sorted({*found, *wanted}):
+        got, want = describe(found.get(name)), describe(wanted.get(name))
+        if got != want:
+            return f"expected {want} at {name}, got {got}"
+    return ""
+
+
 def _checkpointer() -> Any:
+    """Orbax for this process alone: every device has the whole state, so one process saves it."""
     import orbax.checkpoint as ocp
 
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    this = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _saved_arrays(path: Path) -> dict[str, Any]:
@@ -158,23 +184,23 @@ def _load_arrays(path: Path, wanted: Mapping[str, Any], partial: bool = False) -
     import orbax.checkpoint as ocp
 
     saved = _saved_arrays(path)
-    for name in wanted if partial else sorted({*saved, *wanted}):
-        got = f"{saved[name].dtype}{list(saved[name].shape)}" if name in saved else "nothing"
-        want = f"{wanted[name].dtype}{list(wanted[name].shape)}" if name in wanted else "nothing"
-        if got != want:
-            raise CheckpointError(
-                f"{path}: expected {want} at {name}, got {got}; the checkpoint is of another model"
-            )
+    compared = {name: saved[name] for name in wanted if name in saved} if partial else saved
+    if difference := first_difference(compared, wanted):
+        raise CheckpointError(f"{path}: {difference}; the checkpoint is of another model")
     # Shapes are checked above; what is not wanted is restored too, and dropped.
-    shardings = {name: getattr(leaf, "sharding", None) for name, leaf in wanted.items()}
-    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    arguments = {
-        name: ocp.ArrayRestoreArgs(sharding=shardings.get(name) or default) for name in saved
-    }
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in saved}
     restored = _checkpointer().restore(
-        path / "arrays", args=ocp.args.PyTreeRestore(restore_args=arguments)
+        path / "arrays", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
     )
-    return {name: restored[name] for name in wanted}
+    return {name: _placed(restored[name], wanted[name]) for name in wanted}
+
+
+def _placed(array: np.ndarray, like: Any) -> Array:
+    """The array on the devices of ``like``, where it says which; else on the first one."""
+    sharding = getattr(like, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _files(folder: Path) -> list[str]:

@@ -1,12 +1,59 @@
-"""Data parallelism: one mesh axis over all devices of all hosts."""
+"""Data parallelism: one mesh axis over all devices of all hosts.
+
+Every process of a job runs the same program on the same data, and draws the same rows and the
+same noise; the devices share the rows of a batch. What is not an array of the mesh, such as files
+and the terminal, belongs to the first process alone.
+"""
 
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+_LOST_AFTER_SECONDS = 30
+
+
+def join_processes(setting: str) -> None:
+    """Joins the processes of a job, before JAX is used for anything else.
+
+    Args:
+      setting: ``auto`` takes addresses and numbers from the environment, as on TPU slices,
+        under Slurm and under Open MPI; ``HOST:PORT,PROCESSES,NUMBER`` gives the address of
+        the first process, how many there are, and which one this is, from 0.
+
+    Raises:
+      ValueError: for another setting, or where the processes do not come together.
+    """
+    try:
+        given = setting.split(",") if setting != "auto" else None
+        address, processes, number = given or (None, None, None)
+        jax.distributed.initialize(
+            address,
+            int(processes) if processes else None,
+            int(number) if number else None,
+            heartbeat_timeout_seconds=_LOST_AFTER_SECONDS,
+            shutdown_timeout_seconds=_LOST_AFTER_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            "distributed: expected auto inside a job that JAX knows, or HOST:PORT,PROCESSES,NUMBER "
+            f"such as 10.0.0.1:1234,2,0, got {setting!r} ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def agreed(value: int) -> int:
+    """The largest of the processes' values: what all of them go by."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -34,6 +81,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         ),
         tree,
     )
+
+
+def split_batches(batches: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Puts host batches ``[steps, batch, ...]`` on the mesh, the rows of each over its devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, AXIS))
+    return jax.make_array_from_callback(batches.shape, sharding, lambda index: batches[index])
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from scnf_jax import checkpoints, metrics, parallel
 from scnf_jax.bijectors.base import Params
-from scnf_jax.data import Dataset, load_dataset
+from scnf_jax.data import Dataset, ReadAhead, Rows, TrainObjects, load_dataset, take
 from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
 from scnf_jax.inference import Engine
 from scnf_jax.loading import LoadedRun
@@ -30,6 +30,7 @@ from scnf_jax.settings import RunOptions, parse_config
 from scnf_jax.training import Trainer, TrainState, make_data, make_trainer, usable_params
 
 MAX_SKIPPED_IN_A_ROW = 20
+_MAX_POINTS = 100_000
 
 
 class Interrupted(Exception):
@@ -80,9 +81,21 @@ def prepare(
     path = Path(folder).expanduser().absolute()
     plain = dataclasses.asdict(options)
     check_same_config(path, plain, lambda saved: dataclasses.asdict(parse_config(saved)))
-    dataset = load_dataset(options.dataset, options.validation_size)
+    dataset = load_dataset(options.dataset, options.validation_size, options.stream)
     labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     mesh = parallel.data_mesh()
+    model, trainer = build(options, dataset, mesh)
+    if parallel.is_first():
+        write_settings(path, Settings(plain, dataset.description, command))
+    return Experiment(path, command, plain, options, dataset, labels, model, mesh, trainer)
+
+
+def build(options: RunOptions, dataset: Dataset, mesh: Mesh) -> tuple[Model, Trainer]:
+    """The model that the settings name, and what trains it on a dataset like this one.
+
+    Raises:
+      ValueError: for settings that contradict each other, the data or the mesh.
+    """
     model = build_model(options.model, dataset.event_shape, dataset.num_classes)
     trainer = make_trainer(
         model,
@@ -98,12 +111,13 @@ def prepare(
         eval_batch_size=options.eval_batch_size,
         init_batch_size=options.init_batch_size,
     )
-    write_settings(path, Settings(plain, dataset.description, command))
-    return Experiment(path, command, plain, options, dataset, labels, model, mesh, trainer)
+    return model, trainer
 
 
 def train(experiment: Experiment) -> dict[str, Any]:
     """Trains to the last step, from the newest checkpoint where there is one.
+
+    In a job of several processes all of them call it, and the first one writes.
 
     Args:
       experiment: from :func:`prepare`.
@@ -115,7 +129,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
       Diverged: after 20 steps in a row that were not finite; ``summary.json`` says so.
       Interrupted: on SIGTERM or SIGINT; the state is saved, the same command resumes.
     """
-    with claimed(experiment.folder), _signals() as received:
+    claim = claimed(experiment.folder) if parallel.is_first() else contextlib.nullcontext()
+    with claim, _signals() as received:
         return _Loop(experiment, received).run()
 
 
@@ -129,21 +144,36 @@ class _Loop:
         self.data = make_data(
             experiment.dataset.train_x, experiment.labels, experiment.mesh, self.options.seed
         )
+        self.stream = self._read_ahead(experiment.dataset.train_x)
         self.checkpoints = experiment.folder / "checkpoints"
         self.state, self.meta = self._start()
         self.step = int(self.state.step)
-        self.newest_error: dict[str, float] = {}
-        self.log = MetricsLog(experiment.folder, self.step)
-        self.progress = Progress(self.options.steps, self.step)
+        self.measured: dict[str, float] = {}
+        self.writes = parallel.is_first()
+        self.log = MetricsLog(experiment.folder, self.step) if self.writes else None
+        self.progress = Progress(self.options.steps, self.step, self.writes)
+
+    def _read_ahead(self, x: TrainObjects) -> ReadAhead | None:
+        if not isinstance(x, Rows):
+            return None
+        trainer = self.experiment.trainer
+        return ReadAhead(x, lambda step: trainer.rows(self.data, step), self.options.chunk)
+
+    def _init_objects(self) -> np.ndarray | None:
+        x = self.experiment.dataset.train_x
+        if not isinstance(x, Rows):
+            return None
+        return x.take(np.asarray(self.experiment.trainer.init_rows(self.data)))
 
     def _start(self) -> tuple[TrainState, dict[str, Any]]:
+        arguments = self.data, self._init_objects()
         init = self.experiment.trainer.init
         if not checkpoints.saved_steps(self.checkpoints):
-            return init(self.data), {"train_seconds": 0.0}
+            return init(*arguments), {"train_seconds": 0.0}
         whole = parallel.replicated(self.experiment.mesh)
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-            jax.eval_shape(init, self.data),
+            jax.eval_shape(init, *arguments),
         )
         restored = checkpoints.restore_latest(self.checkpoints, target)
         if restored is None:
@@ -156,28 +186,39 @@ class _Loop:
         try:
             while self.step < options.steps:
                 train_metrics = self._chunk()
-                self.progress.advance(options.chunk, train_metrics | self.newest_error)
+                self.progress.advance(options.chunk, train_metrics | self._newest_error())
                 if self.step % options.eval_every == 0 or self.step == options.steps:
                     self._evaluate(train_metrics)
-                if self.received:
+                if stopped_by := parallel.agreed(self.received[0] if self.received else 0):
                     self._save()
                     raise Interrupted(
                         f"stopped at step {self.step} of {options.steps}, state saved in {folder}; "
                         "the same command resumes",
-                        self.received[0],
+                        stopped_by,
                     )
                 if self.step % options.checkpoint_every == 0 or self.step == options.steps:
                     self._save()
             return self._finish()
         finally:
-            self.log.close()
+            if self.log is not None:
+                self.log.close()
+            if self.stream is not None:
+                self.stream.close()
             self.progress.close()
 
+    def _record(self, split: str, values: Mapping[str, float]) -> None:
+        if self.log is not None:
+            self.log.write(self.step, split, values)
+
+    def _newest_error(self) -> dict[str, float]:
+        return {k: v for k, v in self.measured.items() if k == "error_percent"}
+
     def _headline(self) -> str:
-        x, y = self.data.x, self.experiment.labels
+        x, y = self.experiment.dataset.train_x, self.experiment.labels
+        kept = ", read from disk" if self.stream else ""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         return (
-            f"{self.options.dataset}: {len(y)} train objects {x.shape[1:]}, {(y >= 0).sum()} "
+            f"{self.options.dataset}: {len(y)} train objects {x.shape[1:]}{kept}, {(y >= 0).sum()} "
             f"labelled; {size:,} parameters; {self.experiment.mesh.size} "
             f"{jax.devices()[0].device_kind} device(s); from step {self.step} of "
             f"{self.options.steps}; {self.experiment.folder}"
@@ -185,14 +226,19 @@ class _Loop:
 
     def _chunk(self) -> dict[str, float]:
         start = time.perf_counter()
-        self.state, values = self.experiment.trainer.run_chunk(self.state, self.data)
+        trainer = self.experiment.trainer
+        if self.stream is None:
+            self.state, values = trainer.run_chunk(self.state, self.data)
+        else:
+            x = parallel.split_batches(self.stream.objects(self.step), self.experiment.mesh)
+            self.state, values = trainer.run_chunk_on(self.state, self.data, x)
         values, in_a_row = jax.device_get((values, self.state.skipped_in_a_row))
         seconds = time.perf_counter() - start
         self.meta["train_seconds"] += seconds
         self.step += self.options.chunk
         record = {name: float(np.mean(value)) for name, value in values.items()}
         record["images_per_second"] = self.options.chunk * self.options.batch_size / seconds
-        self.log.write(self.step, "train", record)
+        self._record("train", record)
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             self._diverged(int(in_a_row))
         shown = ("loss", "bits_per_dim", "images_per_second")
@@ -203,24 +249,27 @@ class _Loop:
             f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
             f"{self.step}; lower optimizer.learning_rate or set optimizer.clip_norm"
         )
-        write_json(
-            self.experiment.folder / "summary.json",
-            {**self._summary(), "status": "diverged", "cause": message},
-        )
+        if self.writes:
+            write_json(
+                self.experiment.folder / "summary.json",
+                {**self._summary(), "status": "diverged", "cause": message},
+            )
         raise Diverged(message)
 
-    def _evaluate(self, train_metrics: Mapping[str, float]) -> dict[str, float]:
+    def _measure(self) -> dict[str, float]:
         dataset = self.experiment.dataset
         scores = self.experiment.trainer.evaluate(usable_params(self.state), dataset.test_x)
-        measured = summarize_scores(*scores, dataset)
-        self.log.write(self.step, "test", measured)
-        self.newest_error = {"error_percent": measured["error_percent"]}
-        speed = train_metrics.get("images_per_second", math.nan)
-        self.progress.line(self.step, {**measured, "images_per_second": speed})
-        return measured
+        return summarize_scores(*scores, dataset)
+
+    def _evaluate(self, train_metrics: Mapping[str, float]) -> None:
+        self.measured = self._measure()
+        self._record("test", self.measured)
+        speed = train_metrics["images_per_second"]
+        self.progress.line(self.step, {**self.measured, "images_per_second": speed})
 
     def _save(self) -> None:
-        checkpoints.save(self.checkpoints, self.step, self.state, self.meta)
+        if self.writes:
+            checkpoints.save(self.checkpoints, self.step, self.state, self.meta)
 
     def _summary(self) -> dict[str, Any]:
         options = self.options
@@ -247,15 +296,23 @@ class _Loop:
         }
 
     def _finish(self) -> dict[str, Any]:
-        folder, dataset = self.experiment.folder, self.experiment.dataset
-        last = [r for r in read_metrics(folder) if r["split"] == "test" and r["step"] == self.step]
-        measured = last[-1] if last else self._evaluate({})
+        folder = self.experiment.folder
+        # A run that was whole when it was resumed has not been evaluated by this process.
+        measured = self.measured or self._measure()
         summary = self._summary() | {
             "test_error_percent": measured["error_percent"],
             "bits_per_dim": measured.get("bits_per_dim"),
             "log_prob_nats": measured.get("log_prob"),
         }
-        params = usable_params(self.state)
+        if self.writes:
+            self._draw(summary)
+            write_json(folder / "summary.json", summary)
+        return summary
+
+    def _draw(self, summary: dict[str, Any]) -> None:
+        """Draws the run's figures; what they measure goes into the summary."""
+        folder, dataset = self.experiment.folder, self.experiment.dataset
+        params = jax.device_get(usable_params(self.state))
         figures.plot_curves(
             folder / "curves.png", read_metrics(folder), dataset.num_levels is not None
         )
@@ -265,13 +322,16 @@ class _Loop:
         elif dataset.num_levels is not None:
             gallery.plot_samples(folder / "samples.png", Engine(self._as_loaded(params)))
         elif dataset.event_shape == (2,):
-            extent, log_joint, integral = figures.density_grid(model, params, dataset.train_x)
+            points = take(dataset.train_x, slice(0, _MAX_POINTS))
+            extent, log_joint, integral = figures.density_grid(model, params, points)
             summary["density_integral"] = integral
             figures.plot_density(
-                folder / "density.png", extent, log_joint, dataset.train_x, self.experiment.labels
+                folder / "density.png",
+                extent,
+                log_joint,
+                points,
+                self.experiment.labels[:_MAX_POINTS],
             )
-        write_json(folder / "summary.json", summary)
-        return summary
 
     def _as_loaded(self, params: Params) -> LoadedRun:
         experiment = self.experiment

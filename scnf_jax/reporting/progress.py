@@ -10,12 +10,14 @@ class Progress:
     Args:
       total: steps of the run.
       done: steps that an earlier part of the run has done.
+      shown: whether anything is printed.
     """
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, shown: bool = True) -> None:
         self._total = total
+        self._shown = shown
         self._bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
@@ -34,7 +36,7 @@ class Progress:
         """Prints any line that stays."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
-        else:
+        elif self._shown:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 

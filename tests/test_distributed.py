@@ -1,0 +1,107 @@
+"""Two processes on loopback against one, and what happens when one of them dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = (
+    "--config=configs/digits.py:tiny",
+    "--config.steps_per_call=1",
+    "--config.eval_every=10",
+    "--config.checkpoint_every=10",
+)
+
+
+def start(workdir: Path, *arguments: str, devices: int = 1) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "train.py", *SETTINGS, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def job(workdir: Path, *arguments: str, devices: int = 1) -> list["subprocess.Popen[str]"]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        start(
+            workdir,
+            f"--config.distributed=127.0.0.1:{port},2,{number}",
+            *arguments,
+            devices=devices,
+        )
+        for number in range(2)
+    ]
+
+
+def losses(workdir: Path) -> list[float]:
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if record["split"] == "train"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    alone = start(tmp_path / "alone")
+    together = job(tmp_path / "together")
+    out, err = zip(*(process.communicate(timeout=240) for process in together), strict=True)
+    assert [process.returncode for process in together] == [0, 0], err
+    assert alone.communicate(timeout=240)[0].startswith("test error")
+    assert "test error" in out[0]
+    assert "test error" not in out[1]
+    assert "step" not in err[1]
+    np.testing.assert_allclose(losses(tmp_path / "together"), losses(tmp_path / "alone"), rtol=1e-5)
+    one, two = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("alone", "together")
+    )
+    assert one["command"] == two["command"]
+    assert two["device"] == "2 x cpu"
+    assert one["test_error_percent"] == two["test_error_percent"]
+    # What two devices saved, one goes on with.
+    more = start(tmp_path / "together")
+    assert more.communicate(timeout=240)[0].startswith("test error")
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_job_and_the_same_command_resumes(tmp_path: Path) -> None:
+    steps = ("--config.steps=2000", "--config.checkpoint_every=10", "--config.eval_every=2000")
+    first, second = job(tmp_path, *steps)
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "checkpoints" / "20").exists():
+        assert first.poll() is None, first.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    second.send_signal(signal.SIGKILL)
+    second.communicate()
+    lost = time.monotonic()
+    _, err = first.communicate(timeout=120)
+    assert time.monotonic() - lost < 60
+    assert first.returncode not in (0, None), err
+    resumed = job(tmp_path, *steps)
+    lines = []
+    assert resumed[0].stderr is not None
+    while not lines or "from step" not in lines[-1]:
+        lines.append(resumed[0].stderr.readline())
+        assert lines[-1], lines
+    assert "from step 0 " not in lines[-1]
+    for process in resumed:
+        process.send_signal(signal.SIGTERM)
+    for process in resumed:
+        process.communicate(timeout=120)
+        assert process.returncode == 128 + signal.SIGTERM
