@@ -116,7 +116,8 @@ def semi_conditional_flow(
         one-hot row, instead of the one-hot row itself.
       class_probs: p(y), K positive numbers with sum 1; fixed. Default: 1/K each.
       density: of the latents; default :func:`~scnf_jax.densities.diagonal_normal`.
-      label_batch: labels that are mapped at a time. Above it, slices bound the memory.
+      label_batch: labels that are mapped at a time. Above it, slices bound the memory, of
+        gradients too, which compute every slice twice.
 
     Returns:
       The model; see :class:`SemiConditionalFlow`.
@@ -167,7 +168,9 @@ def semi_conditional_flow(
 
         contexts = embedding(params, z_f.dtype)
         if num_classes > label_batch:
-            given_label = jax.lax.map(under, contexts, batch_size=label_batch)
+            # Without the checkpoint a gradient would keep the activations of all slices.
+            sliced = jax.checkpoint(under)
+            given_label = jax.lax.map(sliced, contexts, batch_size=label_batch)
         else:
             given_label = jax.vmap(under)(contexts)
         return log_det[:, None] + given_label.T + jnp.array(log_prior, z_f.dtype)

@@ -1,0 +1,57 @@
+"""Seconds to the first step: against depth, of each config, and with a persistent cache."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TITLE = "Time to the first step"
+ABOUT = """\
+Tracing and compiling a call of training steps and running it once, in a process of its own, after
+jax has started. Depth counts flow steps of the digits config's body and head; layers of a `repeat`
+are one loop, so compile time does not grow with them (`unroll=1`; the configs unroll 4 or 8). With
+`JAX_COMPILATION_CACHE_DIR` a second process of the same config takes the program from there, also
+under another seed."""
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {root!r})
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.numpy.zeros(1).block_until_ready()
+from benchmarks.training import stepping
+start = time.perf_counter()
+jax.block_until_ready(stepping({name!r}, {changes!r}, 1).call())
+print(time.perf_counter() - start)
+"""
+ROOT = Path(__file__).parents[1]
+
+
+def run() -> list[dict[str, Any]]:
+    """Measures depths, configs, and each config again from a cache."""
+    rows = []
+    for depth in (4, 16, 64):
+        model = {"steps": (depth, depth), "head_steps": depth, "unroll": 1}
+        rows.append(
+            {"config": "digits", "flow steps": 3 * depth, "seconds": _seconds("digits", model)}
+        )
+    for name in ("moons", "digits", "mnist", "mnist_table:glow_sgd", "mnist_table:gmm_sgd"):
+        with tempfile.TemporaryDirectory() as cache:
+            first = _seconds(name, {}, cache)
+            again = _seconds(name, {}, cache)
+        rows.append({"config": name, "seconds": first, "seconds, cached": again})
+    return rows
+
+
+def _seconds(name: str, model: dict[str, Any], cache: str = "") -> float:
+    from benchmarks.models import config_of
+
+    changes = {"model": {**config_of(name)["model"], **model}} if model else {}
+    program = PROGRAM.format(root=str(ROOT), name=name, changes=changes)
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])

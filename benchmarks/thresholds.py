@@ -1,0 +1,50 @@
+"""Minutes of training until a run reached an error or a density, from its log."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scnf_jax.folders import read_settings
+from scnf_jax.reporting.log import read_metrics
+
+TITLE = "Time to a result"
+ABOUT = """\
+Minutes of training, evaluations aside, until an evaluation on the test set first gave the error or
+the bits/dim at the head of a column; `-`: it did not. Read from the logs of whole runs
+(`python -m benchmarks thresholds --runs runs/mnist-0 ...`), which took their cores side by side."""
+ERRORS = (5.0, 3.0, 2.0)
+BITS = (2.0, 1.3, 1.2, 1.145)
+
+
+def run(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Reads every run."""
+    if not folders:
+        raise ValueError("thresholds: expected run folders; give them with --runs")
+    return [_one(folder) for folder in folders]
+
+
+def _one(folder: Path) -> dict[str, Any]:
+    settings, records = read_settings(folder), read_metrics(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    batch, step, seconds = settings.config["batch_size"], 0, 0.0
+    reached: dict[str, float | None] = {f"{error:g}%": None for error in ERRORS}
+    reached |= {f"{bits:g} bits/dim": None for bits in BITS}
+    for record in records:
+        if record["split"] == "train":
+            seconds += (record["step"] - step) * batch / record["images_per_second"]
+            step = record["step"]
+            continue
+        for column, bound, key in [
+            *((f"{error:g}%", error, "error_percent") for error in ERRORS),
+            *((f"{bits:g} bits/dim", bits, "bits_per_dim") for bits in BITS),
+        ]:
+            if reached[column] is None and record[key] <= bound:
+                reached[column] = seconds / 60
+    return {
+        "run": settings.command.removeprefix("python train.py --config=configs/"),
+        "device": f"{summary['device']}, {summary['cpu_count']} cores",
+        "steps": summary["steps"],
+        "minutes in all": seconds / 60,
+        **reached,
+    }
