@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from scnf_jax import parallel, runs
 from scnf_jax.baselines import run_baseline
 from scnf_jax.checkpoints import CheckpointError
+from scnf_jax.folders import FolderInUse
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -70,6 +71,8 @@ def main(argv: list[str]) -> None:
         sys.exit(_complain(str(error)))
     try:
         summary = runs.train(experiment)
+    except (FolderInUse, parallel.Disagreement) as error:
+        sys.exit(_complain(str(error)))
     except runs.Interrupted as stopped:
         sys.stderr.write(f"{stopped}\n")
         sys.exit(stopped.exit_code)
@@ -82,8 +85,9 @@ def main(argv: list[str]) -> None:
         if distributed is None:
             raise
         sys.stderr.write(
-            "train.py: another process of the job is gone; start all of them again to resume from "
-            f"the newest checkpoint in {experiment.folder} ({str(error).splitlines()[0]})\n"
+            f"train.py: {str(error).splitlines()[0]}\ntrain.py: in a job of several processes this "
+            "most often means that another one is gone; start all of them again to resume from "
+            f"the newest checkpoint in {experiment.folder}\n"
         )
         sys.stderr.flush()
         os._exit(1)  # without waiting for the process that is gone

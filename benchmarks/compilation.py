@@ -9,11 +9,11 @@ from typing import Any
 
 TITLE = "Time to the first step"
 ABOUT = """\
-Tracing and compiling a call of training steps and running it once, in a process of its own, after
-jax has started. Depth counts flow steps of the digits config's body and head; layers of a `repeat`
-are one loop, so compile time does not grow with them (`unroll=1`; the configs unroll 4 or 8). With
-`JAX_COMPILATION_CACHE_DIR` a second process of the same config takes the program from there, also
-under another seed."""
+From the settings to the end of the first step, in a process of its own after jax has started:
+loading the data, compiling and running the start, compiling and running a step. Depth counts flow
+steps of the digits config's body and head; layers of a `repeat` are one loop, so compile time does
+not grow with them (`unroll=1`; the configs unroll 4 or 8). With `JAX_COMPILATION_CACHE_DIR` a
+second process of the same config takes its programs from there, also under another seed."""
 
 PROGRAM = """
 import sys, time

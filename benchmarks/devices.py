@@ -58,7 +58,7 @@ def measured(devices: int, batch: int) -> dict[str, Any]:
 
     steps = stepping("digits", {"batch_size": batch}, 5, devices)
     seconds = measure.seconds({"step": steps.call}, rounds=5)["step"] / 5
-    sent = collectives(steps.text)
+    sent = collectives(steps.text() or "")
     return {
         "seconds": seconds,
         "all-reduce": sum(kind == "all-reduce" for kind, _ in sent),

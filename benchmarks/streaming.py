@@ -20,7 +20,8 @@ TITLE = "Data on disk"
 ABOUT = """\
 Training steps of the own MNIST config on images of noise: all of them on the device, or in a
 folder of `.npy` files that is mapped into memory (`--config.stream=True`), and read a call ahead
-by one thread. Same rows, same noise, same losses."""
+by one thread. The files are in the page cache, as they are from the second epoch on where they fit.
+Same rows, same noise, same losses."""
 CALL = 10
 IMAGES = 60_000
 
@@ -65,7 +66,7 @@ def _stepping(folder: str, stream: bool) -> Callable[[], Any]:
 
         return call
     state = trainer.init(data, x.take(np.asarray(trainer.init_rows(data))))
-    ahead = ReadAhead(x, lambda step: trainer.rows(data, step), CALL)
+    ahead = ReadAhead(x, lambda step: trainer.rows(data, step), CALL, options.steps)
     step = 0
 
     def call_on_disk() -> Any:

@@ -1,6 +1,7 @@
 """Minutes of training until a run reached an error or a density, from its log."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ def run(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _one(folder: Path) -> dict[str, Any]:
     settings, records = read_settings(folder), read_metrics(folder)
-    summary = json.loads((folder / "summary.json").read_text())
+    path = folder / "summary.json"
+    if not path.exists():
+        raise ValueError(f"thresholds: expected finished runs, found no summary.json in {folder}")
+    summary = json.loads(path.read_text())
     batch, step, seconds = settings.config["batch_size"], 0, 0.0
     reached: dict[str, float | None] = {f"{error:g}%": None for error in ERRORS}
     reached |= {f"{bits:g} bits/dim": None for bits in BITS}
@@ -39,7 +43,7 @@ def _one(folder: Path) -> dict[str, Any]:
             *((f"{error:g}%", error, "error_percent") for error in ERRORS),
             *((f"{bits:g} bits/dim", bits, "bits_per_dim") for bits in BITS),
         ]:
-            if reached[column] is None and record[key] <= bound:
+            if reached[column] is None and record.get(key, math.inf) <= bound:
                 reached[column] = seconds / 60
     return {
         "run": settings.command.removeprefix("python train.py --config=configs/"),

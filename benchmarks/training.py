@@ -38,15 +38,16 @@ class Stepping(NamedTuple):
 
     Attributes:
       call: makes one call.
-      operations: floating-point operations of a call; see :func:`measure.operations`.
       images: of a call.
-      text: the compiled program.
+      operations: gives the floating-point operations of a call; see
+        :func:`measure.operations`.
+      text: gives the compiled program.
     """
 
     call: Callable[[], Any]
-    operations: float
     images: int
-    text: str
+    operations: Callable[[], float]
+    text: Callable[[], str | None]
 
 
 def stepping(name: str, changes: dict[str, Any], steps_per_call: int, devices: int = 1) -> Stepping:
@@ -69,14 +70,17 @@ def stepping(name: str, changes: dict[str, Any], steps_per_call: int, devices: i
     data = make_data(dataset.train_x, dataset.draw_labels(100, 0), mesh)
     state = trainer.init(data)
     compiled = jax.jit(trainer.run_chunk, donate_argnums=0).lower(state, data).compile()
-    counted = measure.operations(trainer.step, state, data) * options.chunk
+    shapes = jax.eval_shape(lambda state: state, state)
 
     def call() -> Any:
         nonlocal state
         state, metrics = compiled(state, data)
         return metrics
 
-    return Stepping(call, counted, options.batch_size * options.chunk, compiled.as_text() or "")
+    def counted() -> float:
+        return options.chunk * measure.operations(trainer.step, shapes, data)
+
+    return Stepping(call, options.batch_size * options.chunk, counted, compiled.as_text)
 
 
 def _noise() -> Dataset:
@@ -87,7 +91,8 @@ def _noise() -> Dataset:
 
 
 def _one(label: str, name: str, changes: dict[str, Any], steps_per_call: int) -> dict[str, Any]:
-    call, counted, images, _ = stepping(name, changes, steps_per_call)
+    call, images, operations, _ = stepping(name, changes, steps_per_call)
+    counted = operations()
     product, product_operations = measure.matmul_peak()
     seconds = measure.seconds({"step": call, "product": product}, rounds=5)
     rate, peak = counted / seconds["step"], product_operations / seconds["product"]

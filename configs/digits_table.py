@@ -27,6 +27,7 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
+    config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
     if row == "m1m2":
         _m1m2(config)
     else:

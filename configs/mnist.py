@@ -19,6 +19,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
+    config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
     config.steps = 6000
     config.batch_size = 64
     config.labelled_fraction = 0.2
@@ -37,6 +38,8 @@ def get_config(mode: str = "full") -> ConfigDict:
         "linear": "lu",
         "scale": "exp",
         "unroll": 8,
+        "memory": "store",
+        "dtype": "float32",
     }
     config.optimizer = {
         "name": "adam",

@@ -30,6 +30,7 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
+    config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
     config.checkpoint_every = 1000
     config.eval_batch_size = 500
     config.steps_per_call = 20

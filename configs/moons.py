@@ -19,6 +19,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
+    config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
     config.steps = 800
     config.batch_size = 256
     config.labelled_fraction = 0.02

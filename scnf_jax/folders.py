@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
+class FolderInUse(ValueError):
+    """Another run writes into the folder."""
+
+
 class Settings(NamedTuple):
     """What ``config.json`` holds.
 
@@ -102,7 +106,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """Holds the folder's lock, so that two runs never write into one folder.
 
     Raises:
-      ValueError: where another run holds it.
+      FolderInUse: where another run holds it.
     """
     try:
         import fcntl
@@ -113,7 +117,7 @@ def claimed(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(
+            raise FolderInUse(
                 f"workdir: {folder} is in use by another run; wait for it or give another --workdir"
             ) from None
         yield

@@ -87,6 +87,11 @@ class ObjectiveOptions:
         check_range("objective.sharpening", self.sharpening, 0.0)
         check_range("objective.temperature", self.temperature, 1e-6)
         check_range("objective.e_step_temperature", self.e_step_temperature, 1e-6)
+        if self.self_training_weight and self.teacher != "averaged":
+            raise ValueError(
+                "objective.self_training_weight: expected 0 with objective.teacher='current', "
+                "whose targets are the model's own; set objective.teacher='averaged'"
+            )
         for field in ("refresh_every", "e_step_temperature"):
             if self.name == "sgd" and getattr(self, field) != 1:
                 raise ValueError(

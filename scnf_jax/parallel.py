@@ -5,6 +5,8 @@ same noise; the devices share the rows of a batch. What is not an array of the m
 and the terminal, belongs to the first process alone.
 """
 
+import json
+import zlib
 from typing import Any
 
 import jax
@@ -14,6 +16,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 _LOST_AFTER_SECONDS = 30
+
+
+class Disagreement(ValueError):
+    """The processes of a job do not have the same settings or the same folder."""
 
 
 def join_processes(setting: str) -> None:
@@ -34,8 +40,9 @@ def join_processes(setting: str) -> None:
             address,
             int(processes) if processes else None,
             int(number) if number else None,
+            # Else JAX gives each process of a Slurm job one device of its host.
+            local_device_ids=[],
             heartbeat_timeout_seconds=_LOST_AFTER_SECONDS,
-            shutdown_timeout_seconds=_LOST_AFTER_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(
@@ -54,6 +61,22 @@ def agreed(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def check_same(what: str, value: Any) -> None:
+    """Makes sure that all processes have the same plain value, before they rely on it.
+
+    Raises:
+      Disagreement: on every process, where they differ.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = zlib.crc32(json.dumps(value, sort_keys=True).encode())
+    if len(set(multihost_utils.process_allgather(np.uint32(digest)).tolist())) > 1:
+        raise Disagreement(
+            f"distributed: expected the same {what} in every process of the job; start all of them "
+            "with the same command, and a --workdir that all of them see"
+        )
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:

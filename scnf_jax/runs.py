@@ -79,8 +79,8 @@ def prepare(
     """
     options = parse_config(config)
     path = Path(folder).expanduser().absolute()
-    plain = dataclasses.asdict(options)
-    check_same_config(path, plain, lambda saved: dataclasses.asdict(parse_config(saved)))
+    plain = complete(config)
+    check_same_config(path, _of_the_result(plain), lambda saved: _of_the_result(complete(saved)))
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
     labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     mesh = parallel.data_mesh()
@@ -88,6 +88,16 @@ def prepare(
     if parallel.is_first():
         write_settings(path, Settings(plain, dataset.description, command))
     return Experiment(path, command, plain, options, dataset, labels, model, mesh, trainer)
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain settings with all defaults filled in."""
+    return dataclasses.asdict(parse_config(config))
+
+
+def _of_the_result(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a result depends on: not where its data lies."""
+    return {key: value for key, value in config.items() if key != "stream"}
 
 
 def build(options: RunOptions, dataset: Dataset, mesh: Mesh) -> tuple[Model, Trainer]:
@@ -157,7 +167,9 @@ class _Loop:
         if not isinstance(x, Rows):
             return None
         trainer = self.experiment.trainer
-        return ReadAhead(x, lambda step: trainer.rows(self.data, step), self.options.chunk)
+        return ReadAhead(
+            x, lambda step: trainer.rows(self.data, step), self.options.chunk, self.options.steps
+        )
 
     def _init_objects(self) -> np.ndarray | None:
         x = self.experiment.dataset.train_x
@@ -166,18 +178,21 @@ class _Loop:
         return x.take(np.asarray(self.experiment.trainer.init_rows(self.data)))
 
     def _start(self) -> tuple[TrainState, dict[str, Any]]:
-        arguments = self.data, self._init_objects()
+        parallel.check_same("config", self.experiment.config)
+        saved = checkpoints.saved_steps(self.checkpoints)
+        parallel.check_same("checkpoints", saved)
         init = self.experiment.trainer.init
-        if not checkpoints.saved_steps(self.checkpoints):
-            return init(*arguments), {"train_seconds": 0.0}
+        if not saved:
+            return init(self.data, self._init_objects()), {"train_seconds": 0.0}
         whole = parallel.replicated(self.experiment.mesh)
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-            jax.eval_shape(init, *arguments),
+            jax.eval_shape(init, self.data, self._init_objects()),
         )
         restored = checkpoints.restore_latest(self.checkpoints, target)
         if restored is None:
             raise checkpoints.CheckpointError(f"{self.checkpoints}: the checkpoints disappeared")
+        parallel.check_same("newest whole checkpoint", int(restored[0].step))
         return restored
 
     def run(self) -> dict[str, Any]:
@@ -191,6 +206,7 @@ class _Loop:
                     self._evaluate(train_metrics)
                 if stopped_by := parallel.agreed(self.received[0] if self.received else 0):
                     self._save()
+                    parallel.agreed(0)  # nobody leaves while the first process writes
                     raise Interrupted(
                         f"stopped at step {self.step} of {options.steps}, state saved in {folder}; "
                         "the same command resumes",
@@ -198,7 +214,9 @@ class _Loop:
                     )
                 if self.step % options.checkpoint_every == 0 or self.step == options.steps:
                     self._save()
-            return self._finish()
+            summary = self._finish()
+            parallel.agreed(0)  # nobody leaves while the first process writes
+            return summary
         finally:
             if self.log is not None:
                 self.log.close()

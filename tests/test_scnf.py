@@ -203,6 +203,26 @@ def test_body_runs_once_whatever_the_number_of_labels() -> None:
     assert head_2 < head_100
 
 
+def test_memory_of_many_labels_is_that_of_a_slice() -> None:
+    """Of the gradient, too, which would keep the activations of every slice."""
+
+    def temporary(num_classes: int) -> int:
+        model = semi_conditional_flow(
+            bj.identity(),
+            bj.affine_coupling(MLP(8, hidden=(64,))),
+            num_classes,
+            label_batch=50,
+        )
+        x = jnp.ones((64, 8))
+        params = model.init(KEY, x)
+        gradient = jax.jit(jax.grad(lambda p: model.log_prob(p, x).mean()))
+        planned = gradient.lower(params).compile().memory_analysis()
+        assert planned is not None
+        return int(planned.temp_size_in_bytes)
+
+    assert temporary(500) < 2.0 * temporary(100)
+
+
 def test_first_head_layer_sees_the_object_once() -> None:
     """``W_x x`` must not be batched over labels, where the body's latent goes in."""
     num_classes, batch, width = 50, 4, 8

@@ -89,9 +89,11 @@ def test_reading_ahead_is_of_the_next_call() -> None:
         return np.array([[step, step + 1]])
 
     x = Rows(lambda rows: rows[:, None] * 1.0, np.arange(100), (1,), np.dtype(float))
-    ahead = ReadAhead(x, rows, steps=2)
+    ahead = ReadAhead(x, rows, steps=2, last=10)
     np.testing.assert_array_equal(ahead.objects(4), [[[4.0], [5.0]]])
     np.testing.assert_array_equal(ahead.objects(6), [[[6.0], [7.0]]])
+    assert asked == [4, 6, 8]
+    np.testing.assert_array_equal(ahead.objects(8), [[[8.0], [9.0]]])
     assert asked == [4, 6, 8]
     ahead.close()
 

@@ -242,6 +242,7 @@ def test_the_class_share_follows_what_targets_name() -> None:
     [
         (lambda: ObjectiveOptions(teacher="averagd"), "objective.teacher: expected one of"),
         (lambda: ObjectiveOptions(refresh_from=-1), "objective.refresh_from: expected a number"),
+        (lambda: ObjectiveOptions(self_training_weight=1.0), "objective.self_training_weight: exp"),
         (lambda: trainer(objective=ObjectiveOptions(teacher="averaged")), "set optimizer.ema"),
     ],
 )

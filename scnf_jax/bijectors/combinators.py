@@ -15,7 +15,6 @@ from scnf_jax.bijectors.base import (
     no_params,
     zero_log_det,
 )
-from scnf_jax.options import check_choice
 
 Memory = Literal["store", "recompute", "invert"]
 
@@ -92,12 +91,14 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
 
     With ``invert`` the input of every copy is computed from its output, so that memory does
     not grow with ``num``; its gradients differ from the others by the rounding of the
-    inverse. It has no forward-mode derivatives.
+    inverse. It has no forward-mode derivatives, and under ``vmap`` over contexts it holds one
+    gradient of the parameters for each of them.
 
     Args:
       bijector: the repeated part.
       num: how many copies, at least 1.
       unroll: copies laid out per scan iteration; larger compiles longer and may run faster.
+        Of ``store`` alone: the others go one by one.
       memory: ``store``, ``recompute`` or ``invert``.
 
     Returns:
@@ -113,8 +114,11 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
     """
     if num < 1:
         raise ValueError(f"repeat: expected num >= 1, got {num}")
-    check_choice("repeat: memory", memory, get_args(Memory))
-    unroll = min(unroll, num)
+    if memory not in get_args(Memory):
+        listed = ", ".join(map(repr, get_args(Memory)))
+        raise ValueError(f"repeat: expected memory of {listed}, got {memory!r}")
+    # Copies that are laid out keep their activations together: measured, nothing is saved then.
+    unroll = min(unroll, num) if memory == "store" else 1
 
     def init(key: Array, x: Event, context: Array | None = None) -> Params:
         def step(x: Event, step_key: Array) -> tuple[Event, Params]:
@@ -152,9 +156,13 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
                 x, _ = undo(layer, y, context)
                 _, pull = jax.vjp(apply, layer, x, context)
                 layer_bar, x_bar, more = pull((y_bar, log_det_bar))
-                return (x, x_bar, jax.tree.map(jnp.add, context_bar, more)), layer_bar
+                if context_bar is not None:
+                    context_bar = context_bar + more
+                return (x, x_bar, context_bar), layer_bar
 
-            carry = (y, y_bar, jax.tree.map(jnp.zeros_like, context))
+            floats = context is not None and jnp.issubdtype(context.dtype, jnp.inexact)
+            start = None if context is None or not floats else jnp.zeros_like(context)
+            carry = (y, y_bar, start)
             (_, x_bar, context_bar), params_bar = jax.lax.scan(
                 step, carry, params, reverse=not reverse, unroll=unroll
             )

@@ -177,10 +177,13 @@ def affine_coupling(
       A bijector; see :func:`coupling`.
 
     Raises:
-      ValueError: if ``scale`` is unknown; else as :func:`coupling`.
+      ValueError: if ``scale`` is unknown or ``max_log_scale`` not positive; else as
+        :func:`coupling`.
     """
     if scale not in ("sigmoid", "exp"):
         raise ValueError(f"affine_coupling: expected scale 'sigmoid' or 'exp', got {scale!r}")
+    if not max_log_scale > 0:
+        raise ValueError(f"affine_coupling: expected max_log_scale > 0, got {max_log_scale}")
 
     def log_scale(raw: Array) -> Array:
         if scale == "exp":

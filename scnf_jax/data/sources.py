@@ -14,6 +14,7 @@ from scnf_jax.data.validation import check_dataset
 
 EMBEDDED = ("digits", "moons", "circles")
 STREAM_FROM_BYTES = 2**30
+_AT_ONCE = 10_000
 _WANTED = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -212,23 +213,27 @@ def _load_folder(path: str, stream: bool | None) -> Dataset:
                 f"{file}: expected a readable .npy file, got a damaged one ({error}); write it "
                 "again with numpy.save"
             ) from None
-    dataset = _from_arrays(path, arrays)
-    mapped = take(dataset.train_x, slice(None))
-    if mapped.ndim and _stays_on_disk(stream, mapped.nbytes):
-        index = np.arange(len(mapped))
-        rows = Rows(lambda rows: np.asarray(mapped[rows]), index, mapped.shape[1:], mapped.dtype)
-        return dataset._replace(train_x=rows)
-    return dataset._replace(train_x=np.array(mapped))
+    mapped = arrays["x_train"]
+    if not mapped.ndim or not _stays_on_disk(stream, mapped.nbytes):
+        return _from_arrays(path, arrays)
+    one = _as_objects(mapped[:1])
+    index = np.arange(len(mapped))
+    rows = Rows(lambda rows: _as_objects(mapped[rows]), index, one.shape[1:], one.dtype)
+    return _from_arrays(path, arrays | {"x_train": one})._replace(train_x=rows)
+
+
+def _as_objects(array: np.ndarray) -> np.ndarray:
+    """In memory; images with a channel axis, vectors in float32."""
+    if array.dtype == np.uint8 and array.ndim == 3:
+        array = array[..., None]
+    elif np.issubdtype(array.dtype, np.floating) and array.ndim == 2:
+        array = array.astype(np.float32)
+    return np.array(array)
 
 
 def _from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Dataset:
     """A dataset of a user's arrays; what is wrong with them is said when it is checked."""
-    for key in ("x_train", "x_test"):
-        array = arrays[key]
-        if array.dtype == np.uint8 and array.ndim == 3:
-            arrays[key] = array[..., None]
-        elif array.ndim == 2 and array.dtype in (np.float16, np.float64):
-            arrays[key] = array.astype(np.float32)
+    arrays = arrays | {key: _as_objects(arrays[key]) for key in ("x_train", "x_test")}
     for key in ("y_train", "y_test"):
         if np.issubdtype(arrays[key].dtype, np.integer):
             arrays[key] = _as_labels(arrays[key])
@@ -258,8 +263,9 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
         near = difflib.get_close_matches(name, [*EMBEDDED, *known], n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
-            f"dataset: expected {', '.join(EMBEDDED)}, the path of a .npz, or a name that TFDS "
-            f"knows, got {name!r}; {hint}tfds.list_builders() lists all"
+            f"dataset: expected {', '.join(EMBEDDED)}, the path of a .npz or of a folder with "
+            f"{', '.join(_WANTED)} as .npy files, or a name that TFDS knows, got {name!r}; "
+            f"{hint}tfds.list_builders() lists all"
         )
     builder = tfds.builder(name)
     features = builder.info.features
@@ -286,12 +292,16 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
     num = len(source["train"])
     if None not in shape and _stays_on_disk(stream, num * math.prod(shape)):
         undecoded = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
-        train_y = _as_labels(np.array([row["label"] for row in _rows(undecoded)]))
+        slices = np.split(np.arange(num), range(_AT_ONCE, num, _AT_ONCE))
+        labels = [row["label"] for rows in slices for row in _rows(undecoded, rows)]
+        train_y = _as_labels(np.array(labels))
 
         def read(rows: np.ndarray) -> np.ndarray:
             return np.stack([row["image"] for row in _rows(source["train"], rows)])
 
-        train_x: TrainObjects = Rows(read, np.arange(num), shape, np.dtype(np.uint8))
+        train_x: TrainObjects = Rows(
+            read, np.arange(num), shape, np.dtype(features["image"].np_dtype)
+        )
     else:
         train_x, train_y = _read_split(source["train"])
     return Dataset(name, train_x, train_y, test_x, test_y, num_classes, num_levels=256)

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """TrainObjects on disk, as far as an array is asked for: a shape, and reading some of them.
+    """Objects on disk, as far as an array is asked for: a shape, and reading some of them.
 
     Attributes:
       read: row numbers of the source ``[n]`` -> objects ``[n, *event]``.
@@ -53,7 +53,7 @@ TrainObjects = np.ndarray | Rows
 
 
 def take(x: TrainObjects, rows: np.ndarray | slice) -> np.ndarray:
-    """TrainObjects by row numbers, in memory, wherever they come from."""
+    """Objects by row numbers, in memory, wherever they come from."""
     return x.take(rows) if isinstance(x, Rows) else x[rows]
 
 
@@ -65,10 +65,11 @@ class ReadAhead:
       rows: first step of a call -> row numbers ``[steps, batch]``. It is asked for a call
         ahead, so that its answer does not wait behind the call that runs.
       steps: of a call.
+      last: step at which training ends; nothing is read for calls that begin there.
     """
 
-    def __init__(self, x: Rows, rows: Callable[[int], Any], steps: int) -> None:
-        self._x, self._rows, self._steps = x, rows, steps
+    def __init__(self, x: Rows, rows: Callable[[int], Any], steps: int, last: int) -> None:
+        self._x, self._rows, self._steps, self._last = x, rows, steps, last
         self._pool = ThreadPoolExecutor(1, "read-ahead")
         self._next: tuple[int, Future[np.ndarray]] | None = None
 
@@ -84,7 +85,8 @@ class ReadAhead:
         return self._x.take(rows.reshape(-1)).reshape(*rows.shape, *self._x.event_shape)
 
     def objects(self, step: int) -> np.ndarray:
-        """TrainObjects ``[steps, batch, *event]`` of the call that begins at a step."""
+        """Objects ``[steps, batch, *event]`` of the call that begins at a step."""
         ready = self._next[1] if self._next and self._next[0] == step else self._start(step)
-        self._next = (step + self._steps, self._start(step + self._steps))
+        after = step + self._steps
+        self._next = (after, self._start(after)) if after < self._last else None
         return ready.result()

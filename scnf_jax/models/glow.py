@@ -10,6 +10,7 @@ from scnf_jax.bijectors.combinators import Memory
 from scnf_jax.bijectors.coupling import Scale
 from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import ResidualConv, ResidualMLP
+from scnf_jax.options import check_choice
 from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
 
 CouplingName = Literal["affine", "additive", "spline", "mixture"]
@@ -84,7 +85,7 @@ def glow_body(
       memory: of :func:`~scnf_jax.bijectors.repeat`.
       split_last: how often half of the last level is factored out before the head, so that
         ``z_f`` is smaller.
-      dtype: that conditioners compute in, such as ``bfloat16``; None: that of ``x``.
+      dtype: that conditioners compute in, ``float32`` or ``bfloat16``; None: that of ``x``.
 
     Returns:
       The bijector, and the shape of ``z_f``.
@@ -106,6 +107,7 @@ def glow_body(
     if len(widths) != len(steps):
         raise ValueError(f"glow: expected {len(steps)} widths, one a level, got {widths}")
 
+    check_choice("model.dtype", dtype, (None, "float32", "bfloat16"))
     settings = {"scale": scale, "max_log_scale": max_log_scale} if coupling == "affine" else {}
 
     def level(num: int, channels: int, inside: int) -> Bijector:

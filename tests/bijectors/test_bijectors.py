@@ -234,9 +234,9 @@ def test_shapes_that_do_not_fit(layer: bj.Bijector, shape: tuple[int, ...], mess
         jax.eval_shape(trace, jnp.zeros(shape))
 
 
-def repeated(memory: str, num: int) -> bj.Bijector:
+def repeated(memory: str, num: int, unroll: int = 1) -> bj.Bijector:
     step = bj.chain(bj.actnorm(), bj.invertible_linear("lu"), bj.affine_coupling(mlp(4)))
-    return bj.repeat(step, num, memory=memory)
+    return bj.repeat(step, num, unroll, memory)
 
 
 @pytest.mark.parametrize("memory", ["recompute", "invert"])
@@ -259,14 +259,32 @@ def test_repeat_has_the_same_gradients_whatever_it_keeps(memory: str, backwards:
     chex.assert_trees_all_close(gradients(memory), gradients("store"), rtol=1e-4, atol=1e-4)
 
 
-def test_repeat_by_inverting_needs_no_more_memory_for_more_layers() -> None:
+def test_what_repeat_keeps_decides_its_memory() -> None:
     x = normal(64, 4)
 
-    def temporary(memory: str, num: int) -> int:
-        layer = repeated(memory, num)
+    def temporary(memory: str, num: int, unroll: int = 1) -> int:
+        layer = repeated(memory, num, unroll)
         params = layer.init(KEY, x)
         gradient = jax.grad(lambda x: jnp.sum(layer.forward(params, x)[1]))
         return jax.jit(gradient).lower(x).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary("invert", 32) < 1.2 * temporary("invert", 4)
     assert temporary("store", 32) > 4.0 * temporary("store", 4)
+    assert temporary("recompute", 32) < 0.7 * temporary("store", 32)
+    assert temporary("recompute", 32, 32) == temporary("recompute", 32)
+
+
+def test_an_integer_context_has_no_gradient() -> None:
+    step = bj.affine_coupling(mlp(4))
+    by_number = step._replace(
+        init=lambda key, x, c=None: step.init(key, x, jax.nn.one_hot(c, 3)),
+        forward=lambda params, x, c=None: step.forward(params, x, jax.nn.one_hot(c, 3)),
+        inverse=lambda params, z, c=None: step.inverse(params, z, jax.nn.one_hot(c, 3)),
+    )
+    x, context = normal(2, 4), jnp.array([0, 2])
+    gradients = []
+    for memory in ("store", "invert"):
+        layer = bj.repeat(by_number, 3, memory=memory)
+        params = perturbed(layer.init(KEY, x, context))
+        gradients.append(jax.grad(lambda p: layer.forward(p, x, context)[1].sum())(params))
+    chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-5)
