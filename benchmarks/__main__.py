@@ -14,6 +14,7 @@ from typing import Any
 NAMES = (
     "marginal",
     "training",
+    "parts",
     "memory",
     "compilation",
     "precision",
