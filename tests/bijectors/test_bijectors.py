@@ -282,9 +282,10 @@ def test_an_integer_context_has_no_gradient() -> None:
         inverse=lambda params, z, c=None: step.inverse(params, z, jax.nn.one_hot(c, 3)),
     )
     x, context = normal(2, 4), jnp.array([0, 2])
-    gradients = []
-    for memory in ("store", "invert"):
+
+    def gradient(memory: str) -> object:
         layer = bj.repeat(by_number, 3, memory=memory)
         params = perturbed(layer.init(KEY, x, context))
-        gradients.append(jax.grad(lambda p: layer.forward(p, x, context)[1].sum())(params))
-    chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-5)
+        return jax.grad(lambda p: layer.forward(p, x, context)[1].sum())(params)
+
+    chex.assert_trees_all_close(gradient("invert"), gradient("store"), rtol=1e-4, atol=1e-5)
