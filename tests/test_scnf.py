@@ -32,7 +32,6 @@ def fitted(model: SemiConditionalFlow, shape: tuple[int, ...] = IMAGE) -> tuple[
 MODELS = {
     "glow": small_glow,
     "gmm": lambda: gmm(IMAGE, 3, steps=(1, 1), width=8),
-    "one_level": lambda: glow(IMAGE, 3, steps=(1,), width=8, head_steps=1, head_width=8),
     "embedded": lambda: semi_conditional_flow(
         bj.chain(bj.logit(), bj.flatten(IMAGE)),
         bj.chain(bj.actnorm(), bj.affine_coupling(ResidualMLP(64, width=8, num_blocks=1))),
@@ -331,11 +330,10 @@ def test_conditioners_in_bfloat16_leave_the_density_in_float32() -> None:
     np.testing.assert_allclose(half.decode(params, latents, 1), x, atol=1e-4)
 
 
-@pytest.mark.parametrize("setting", [{"memory": "invert"}, {"memory": "recompute"}])
-def test_what_gradients_keep_does_not_change_them(setting: dict[str, str]) -> None:
+def test_what_gradients_keep_does_not_change_them() -> None:
     model, other = (
         small_glow(),
-        glow(IMAGE, 3, steps=(1, 1), width=8, head_steps=2, head_width=8, **setting),
+        glow(IMAGE, 3, steps=(1, 1), width=8, head_steps=2, head_width=8, memory="invert"),
     )
     params, x = fitted(model)
     expected = jax.grad(lambda p: model.log_prob(p, x).mean())(params)

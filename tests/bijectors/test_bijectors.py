@@ -289,3 +289,8 @@ def test_an_integer_context_has_no_gradient() -> None:
         return jax.grad(lambda p: layer.forward(p, x, context)[1].sum())(params)
 
     chex.assert_trees_all_close(gradient("invert"), gradient("store"), rtol=1e-4, atol=1e-5)
+
+
+def test_one_level_is_that_level() -> None:
+    level = bj.affine_coupling(mlp(4))
+    assert bj.multiscale(level) is level
