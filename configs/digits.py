@@ -34,6 +34,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         "head_width": 64,
         "linear": "lu",
         "coupling": "affine",
+        "scale": "sigmoid",
         "unroll": 4,
         "memory": "store",
         "dtype": "float32",
