@@ -1,11 +1,10 @@
 """Seconds to the first step: against depth, of each config, and with a persistent cache."""
 
-import os
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 from typing import Any
+
+from benchmarks import measure
+from benchmarks.models import config_of
 
 TITLE = "Time to the first step"
 ABOUT = """\
@@ -16,8 +15,7 @@ not grow with them (`unroll=1`; the configs unroll 4 or 8). With `JAX_COMPILATIO
 second process of the same config takes its programs from there, also under another seed."""
 
 PROGRAM = """
-import sys, time
-sys.path.insert(0, {root!r})
+import time
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.numpy.zeros(1).block_until_ready()
@@ -26,7 +24,6 @@ start = time.perf_counter()
 jax.block_until_ready(stepping({name!r}, {changes!r}, 1).call())
 print(time.perf_counter() - start)
 """
-ROOT = Path(__file__).parents[1]
 
 
 def run() -> list[dict[str, Any]]:
@@ -46,12 +43,6 @@ def run() -> list[dict[str, Any]]:
 
 
 def _seconds(name: str, model: dict[str, Any], cache: str = "") -> float:
-    from benchmarks.models import config_of
-
     changes = {"model": {**config_of(name)["model"], **model}} if model else {}
-    program = PROGRAM.format(root=str(ROOT), name=name, changes=changes)
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
+    program = PROGRAM.format(name=name, changes=changes)
+    return float(measure.output_of(program, JAX_COMPILATION_CACHE_DIR=cache))

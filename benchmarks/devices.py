@@ -1,29 +1,26 @@
 """Several devices: scaling on host devices, and what a compiled step sends."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
+
+from benchmarks import measure
+from benchmarks.training import stepping
 
 TITLE = "Several devices"
 ABOUT = """\
 Data parallelism over host devices of this machine, the digits config's flow. They share its cores,
 so efficiency is against the same work on one device: seconds of one over seconds of several, at the
 same batch (strong) and at a batch of 32 a device against one device at the whole batch (weak).
-Collectives are counted in the compiled step: one all-reduce of the gradients and the batch's
-metrics, and no gather of rows."""
+Collectives are counted in the compiled step: what reduces the gradients and the batch's metrics;
+no rows are gathered."""
 PROGRAM = """
-import json, sys
-sys.path.insert(0, {root!r})
+import json
 import jax
 jax.config.update("jax_num_cpu_devices", {count})
 from benchmarks.devices import measured
 print(json.dumps(measured({count}, {batch})))
 """
-ROOT = Path(__file__).parents[1]
 COUNTS = (1, 2, 4, 8)
 BATCH = 32
 
@@ -53,9 +50,6 @@ def run() -> list[dict[str, Any]]:
 
 def measured(devices: int, batch: int) -> dict[str, Any]:
     """Seconds of a step over the devices of this process, and its collectives."""
-    from benchmarks import measure
-    from benchmarks.training import stepping
-
     steps = stepping("digits", {"batch_size": batch}, 5, devices)
     seconds = measure.seconds({"step": steps.call}, rounds=5)["step"] / 5
     sent = collectives(steps.text() or "")
@@ -85,9 +79,5 @@ def _bytes(shapes: str) -> int:
 
 
 def _process(count: int, batch: int) -> dict[str, Any]:
-    program = PROGRAM.format(root=str(ROOT), count=count, batch=batch)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    program = PROGRAM.format(count=count, batch=batch)
+    return json.loads(measure.output_of(program, JAX_PLATFORMS="cpu"))

@@ -42,11 +42,12 @@ def _one(label: str, name: str, batch: int, num_classes: int) -> dict[str, Any]:
     functions = {"body": body, "log_prob": model.log_prob}
     if num_classes == 10:
         functions["passes"] = passes
-    calls = {}
+    programs = {}
     for key, function in functions.items():
-        calls[key] = _bound(jax.jit(function), params, x)
         mean = lambda params, x, function=function: function(params, x).mean()  # noqa: E731
-        calls[f"{key} gradient"] = _bound(jax.jit(jax.grad(mean)), params, x)
+        programs[key] = measure.compiled(function, params, x)
+        programs[f"{key} gradient"] = measure.compiled(jax.grad(mean), params, x)
+    calls = {key: program.call for key, program in programs.items()}
     seconds = measure.seconds(calls, rounds=3 if num_classes > 10 else 7)
     counted = measure.operations(model.log_prob, params, x) / measure.operations(body, params, x)
 
@@ -64,13 +65,6 @@ def _one(label: str, name: str, batch: int, num_classes: int) -> dict[str, Any]:
         "bodies, gradient": bodies("log_prob", " gradient"),
         "K passes": bodies("passes"),
         "K passes, gradient": bodies("passes", " gradient"),
-        "temporary MiB": measure.temporary_bytes(model.log_prob, params, x) / 2**20,
-        "temporary MiB, gradient": measure.temporary_bytes(
-            jax.grad(lambda params, x: model.log_prob(params, x).mean()), params, x
-        )
-        / 2**20,
+        "temporary MiB": programs["log_prob"].temporary_mebibytes,
+        "temporary MiB, gradient": programs["log_prob gradient"].temporary_mebibytes,
     }
-
-
-def _bound(function: Any, *arguments: Any) -> Any:
-    return lambda: function(*arguments)

@@ -1,13 +1,17 @@
 """Times, floating-point operations and memory of compiled functions."""
 
 import contextlib
+import functools
 import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -46,12 +50,43 @@ def matmul_peak(size: int = 2048) -> tuple[Callable[[], Any], float]:
     return lambda: product(a, a), 2.0 * size**3
 
 
-def temporary_bytes(function: Callable[..., Any], *arguments: Any) -> int:
-    """Bytes of temporaries that the compiled function needs, as the compiler plans them."""
-    planned = jax.jit(function).lower(*arguments).compile().memory_analysis()
+class Compiled(NamedTuple):
+    """A function that is compiled for its arguments.
+
+    Attributes:
+      call: calls it on them.
+      temporary_mebibytes: what it needs beside arguments and results, as the compiler plans.
+    """
+
+    call: Callable[[], Any]
+    temporary_mebibytes: float
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
+    """Compiles a function once, for its time and its memory."""
+    program = jax.jit(function).lower(*arguments).compile()
+    planned = program.memory_analysis()
     if planned is None:
         raise RuntimeError("this backend does not say how much memory a program needs")
-    return int(planned.temp_size_in_bytes)
+    return Compiled(functools.partial(program, *arguments), planned.temp_size_in_bytes / 2**20)
+
+
+def output_of(program: str, **environment: str) -> str:
+    """The last line that a Python program prints, in a process of its own.
+
+    Args:
+      program: its text; it can import this package.
+      **environment: variables that are set beside those of now.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()[-1]
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> float:
@@ -68,10 +103,11 @@ def operations(function: Callable[..., Any], *arguments: Any) -> float:
       The count; a multiplication and an addition are two.
     """
     with mock.patch("jax.default_backend", return_value="gpu"):
-        return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+        return operations_of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _count(jaxpr: Any) -> float:
+def operations_of(jaxpr: Any) -> float:
+    """:func:`operations` of a trace, as it stands."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -85,7 +121,7 @@ def _count(jaxpr: Any) -> float:
             total += 2.0 * equation.outvars[0].aval.size * taps
         rounds = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += rounds * sum(
-            _count(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params)
+            operations_of(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params)
         )
     return total
 

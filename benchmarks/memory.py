@@ -35,10 +35,8 @@ def _depth(depth: int, batch: int) -> list[dict[str, Any]]:
         def loss(params: Any, x: jax.Array, model: Any = model) -> jax.Array:
             return -jnp.mean(model.log_prob(params, x))
 
-        gradient = jax.jit(jax.grad(loss))
-        used[mode] = measure.temporary_bytes(gradient, params, x) / 2**20
-        gradients[mode] = gradient(params, x)
-        calls[mode] = lambda gradient=gradient, params=params, x=x: gradient(params, x)
+        calls[mode], used[mode] = measure.compiled(jax.grad(loss), params, x)
+        gradients[mode] = calls[mode]()
     seconds = measure.seconds(calls, rounds=3)
     return [
         {

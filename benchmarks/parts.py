@@ -1,5 +1,6 @@
 """Where a training step goes: its parts, each compiled alone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,7 @@ def run() -> list[dict[str, Any]]:
     product, product_operations = measure.matmul_peak()
     calls: dict[str, Callable[[], Any]] = {"peak": product}
     for name, (function, arguments) in parts.items():
-        calls[name] = _bound(jax.jit(function), arguments)
+        calls[name] = functools.partial(jax.jit(function), *arguments)
     seconds = measure.seconds(calls)
     peak = product_operations / seconds["peak"]
     rows = []
@@ -68,7 +69,3 @@ def run() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _bound(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
-    return lambda: function(*arguments)

@@ -79,8 +79,12 @@ def prepare(
     """
     options = parse_config(config)
     path = Path(folder).expanduser().absolute()
-    plain = complete(config)
-    check_same_config(path, _of_the_result(plain), lambda saved: _of_the_result(complete(saved)))
+    plain = dataclasses.asdict(options)
+    check_same_config(
+        path,
+        _of_the_result(plain),
+        lambda saved: _of_the_result(dataclasses.asdict(parse_config(saved))),
+    )
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
     labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     mesh = parallel.data_mesh()
@@ -88,11 +92,6 @@ def prepare(
     if parallel.is_first():
         write_settings(path, Settings(plain, dataset.description, command))
     return Experiment(path, command, plain, options, dataset, labels, model, mesh, trainer)
-
-
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain settings with all defaults filled in."""
-    return dataclasses.asdict(parse_config(config))
 
 
 def _of_the_result(config: Mapping[str, Any]) -> dict[str, Any]:
