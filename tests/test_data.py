@@ -152,11 +152,8 @@ def test_bad_npz(tmp_path: Path) -> None:
 def test_unknown_and_unprepared_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="got 'mnisst'; did you mean mnist"):
         load_dataset("mnisst")
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder
-    monkeypatch.setattr(tfds, "builder", lambda name: builder(name, data_dir=tmp_path))
-    with pytest.raises(ValueError, match="not prepared in .*download_and_prepare"):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match=f"not prepared in {tmp_path}.*download_and_prepare"):
         load_dataset("mnist")
 
 

@@ -267,7 +267,8 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
             f"{', '.join(_WANTED)} as .npy files, or a name that TFDS knows, got {name!r}; "
             f"{hint}tfds.list_builders() lists all"
         )
-    builder = tfds.builder(name)
+    # tfds reads the variable when it is first imported; here it counts when data are asked for.
+    builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
     features = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
         raise ValueError(f"dataset: expected a TFDS image classification dataset, got {name!r}")
