@@ -7,13 +7,11 @@ in its first layer, so that ``W_x x`` is computed once when labels are vmapped, 
 starts its last layer at zero.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import nnx
 
@@ -134,11 +132,9 @@ def _zero_dense(features: int, dtype: Dtype) -> nn.Dense:
 class Conv3x3(nn.Module):
     """A 3x3 convolution of stride 1 that keeps height and width.
 
-    On CPU it runs as one matrix product with shifted copies of its input or shifted sums of
-    its output, whichever has fewer channels: inside a loop, as under ``lax.scan``, XLA's CPU
-    convolution leaves its fast path. Where few channels are shifted, the shifts themselves
-    are products with matrices of zeros and ones, whose gradient is as fast as they are. The
-    result is the same up to rounding.
+    On CPU it runs as one matrix product between shifted copies of its input and shifted sums
+    of its output, since inside a loop, as under ``lax.scan``, XLA's CPU convolution leaves its
+    fast path, above all in the gradient. The result is the same up to rounding.
 
     Attributes:
       features: output channels.
@@ -159,71 +155,54 @@ class Conv3x3(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (3, 3, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        on_cpu = jax.default_backend() == "cpu"
-        if on_cpu and min(channels, self.features) <= _FEW_CHANNELS:
-            return _shift_product(x, kernel, self.padding) + bias
-        mode = "constant" if self.padding == "zeros" else "reflect"
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
-        if on_cpu:
-            return _patch_product(padded, kernel) + bias
+        if jax.default_backend() == "cpu":
+            return _one_product(x, kernel, self.padding) + bias
+        x = _pad(x, (1, 2), self.padding)
         dims = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=dims)
-        return y + bias
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", None, None, dims) + bias
 
 
-def _shift_product(x: Array, kernel: Array, padding: Padding) -> Array:
-    """The convolution as one product, with the shifts as products along each axis.
+def _one_product(x: Array, kernel: Array, padding: Padding) -> Array:
+    """The convolution as one matrix product.
 
-    As :func:`_patch_product`, but slices have gradients that pad nine arrays and add them,
-    while the gradient of a product is a product.
+    The three shifts along an axis stand on the input's side, as copies joined along the
+    channels, or on the output's, where the parts of the product are shifted and added. Both
+    axes stand on the side of fewer channels, where these are few. Else each side has one: no
+    array then has more than three times the channels, in the gradient neither.
     """
-    batch, height, width, inputs = x.shape
-    outputs = kernel.shape[3]
-    rows, columns = (jnp.asarray(_shifts(n, padding), x.dtype) for n in (height, width))
-    if inputs <= outputs:
-        patches = jnp.einsum("hrp,bpwc->bhwrc", rows, x)
-        patches = jnp.einsum("wsq,bhqrc->bhwrsc", columns, patches)
-        y = patches.reshape(-1, 9 * inputs) @ kernel.reshape(9 * inputs, outputs)
-        return y.reshape(batch, height, width, outputs)
-    kernels = kernel.transpose(2, 0, 1, 3).reshape(inputs, 9 * outputs)
-    products = (x.reshape(-1, inputs) @ kernels).reshape(batch, height, width, 3, 3, outputs)
-    y = jnp.einsum("wsq,bhqrsc->bhwrc", columns, products)
-    return jnp.einsum("hrp,bpwrc->bhwc", rows, y)
-
-
-def _shifts(size: int, padding: Padding) -> np.ndarray:
-    """``[size, 3, size]``: 1 where element ``q`` is what position ``p`` sees at ``d - 1``."""
-    index = np.pad(np.arange(size), 1, mode="reflect" if size > 1 else "edge")
-    seen = np.stack([index[d : d + size] for d in range(3)], 1)
-    matrix = np.zeros((size, 3, size), np.float32)
-    np.put_along_axis(matrix, seen[..., None], 1.0, -1)
-    if padding == "zeros":
-        matrix[0, 0] = matrix[-1, 2] = 0.0
-    return matrix
-
-
-def _patch_product(padded: Array, kernel: Array) -> Array:
-    """The convolution as one product, with the nine shifts on the side of fewer channels.
-
-    Either nine shifted views of the input are joined and multiplied with the kernel, or
-    the input is multiplied with nine kernels at once and the shifted products are added.
-    What is copied is then small, in the gradient too.
-    """
-    batch, height, width = padded.shape[0], padded.shape[1] - 2, padded.shape[2] - 2
     inputs, outputs = kernel.shape[2:]
-    shifts = [(row, column) for row in range(3) for column in range(3)]
+    few = min(inputs, outputs) <= _FEW_CHANNELS
+    joined: tuple[int, ...]
+    added: tuple[int, ...]
+    if few and inputs <= outputs:
+        joined, added, order = (2, 1), (), (0, 1, 2, 3)
+    elif few:
+        joined, added, order = (), (1, 2), (2, 0, 1, 3)
+    else:
+        joined, added, order = (2,), (1,), (1, 2, 0, 3)
+    if padding == "reflect":
+        x = _pad(x, (1, 2), padding)
 
-    def shifted(x: Array, row: int, column: int) -> Array:
-        return x[:, row : row + height, column : column + width]
+    def shifted(y: Array, axis: int) -> list[Array]:
+        """Three views of an axis, each as long as it is without padding."""
+        y = _pad(y, (axis,), padding) if padding == "zeros" else y
+        size = y.shape[axis] - 2
+        return [jax.lax.slice_in_dim(y, by, by + size, axis=axis) for by in range(3)]
 
-    if inputs <= outputs:
-        patches = jnp.concatenate([shifted(padded, r, c) for r, c in shifts], -1)
-        y = patches.reshape(-1, 9 * inputs) @ kernel.reshape(9 * inputs, outputs)
-        return y.reshape(batch, height, width, outputs)
-    kernels = kernel.transpose(2, 0, 1, 3).reshape(inputs, 9 * outputs)
-    products = (padded.reshape(-1, inputs) @ kernels).reshape(*padded.shape[:3], 9, outputs)
-    parts = [shifted(products[..., k, :], r, c) for k, (r, c) in enumerate(shifts)]
-    return functools.reduce(jnp.add, parts)
+    for axis in joined:
+        x = jnp.concatenate(shifted(x, axis), -1)
+    y = x.reshape(-1, x.shape[-1]) @ kernel.transpose(order).reshape(x.shape[-1], -1)
+    y = y.reshape(*x.shape[:3], -1)
+    for axis in added:
+        parts = [jnp.split(view, 3, -1)[by] for by, view in enumerate(shifted(y, axis))]
+        y = parts[0] + parts[1] + parts[2]
+    return y
+
+
+def _pad(x: Array, axes: Sequence[int], padding: Padding) -> Array:
+    """One more position at both ends of the axes."""
+    widths = [(1, 1) if axis in axes else (0, 0) for axis in range(x.ndim)]
+    return jnp.pad(x, widths, "constant" if padding == "zeros" else "reflect")
 
 
 class ActNorm(nn.Module):
