@@ -55,11 +55,13 @@ def measured(name: str, runs: list[Path]) -> dict[str, Any]:
     from benchmarks import measure
 
     module = importlib.import_module(f"benchmarks.{name}")
+    reads = name == "thresholds"
+    given = f" --runs {' '.join(map(str, runs))}" if reads else ""
     return {
         "title": module.TITLE,
         "about": module.ABOUT,
-        "command": f"python -m benchmarks {name}",
-        "rows": module.run(runs) if name == "thresholds" else module.run(),
+        "command": f"python -m benchmarks {name}{given}",
+        "rows": module.run(runs) if reads else module.run(),
         "machine": measure.machine(),
     }
 

@@ -12,8 +12,8 @@ from scnf_jax.reporting.log import read_metrics
 TITLE = "Time to a result"
 ABOUT = """\
 Minutes of training, evaluations aside, until an evaluation on the test set first gave the error or
-the bits/dim at the head of a column; `-`: it did not. Read from the logs of whole runs
-(`python -m benchmarks thresholds --runs runs/mnist-0 ...`), which took their cores side by side."""
+the bits/dim at the head of a column; `-`: it did not. Read from the logs of whole runs, which
+took their cores side by side."""
 ERRORS = (5.0, 3.0, 2.0)
 BITS = (2.0, 1.3, 1.2, 1.145)
 

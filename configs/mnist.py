@@ -20,7 +20,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
-    config.steps = 6000
+    config.steps = 4500
     config.batch_size = 64
     config.labelled_fraction = 0.2
     config.eval_every = 500
@@ -30,7 +30,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.model = {
         "name": "glow",
         "steps": (4, 8),
-        "width": (16, 64),
+        "width": (32, 128),
         "num_blocks": 0,
         "split_last": 1,
         "head_steps": 2,
@@ -59,7 +59,8 @@ def get_config(mode: str = "full") -> ConfigDict:
         "consistency_weight": 10_000.0,
         "self_training_weight": 5000.0,
         "view_weight": 1.0,
-        "anneal_to": 0.3,
+        "anneal_to": 0.01,
+        "anneal_from": 2000,
         "sharpening": 3.0,
         "align_classes": True,
         "temperature": 50.0,

@@ -42,6 +42,7 @@ class ObjectiveOptions:
       consistency_rampup: steps over which the consistency weight rises from 0.
       anneal_to: share of themselves to which the weights of classification, consistency and
         self-training fall, geometrically, up to the last step: classes first, density later.
+      anneal_from: the step at which they begin to fall; in a run that ends before, they stay.
       confidence: unlabelled rows count in the consistency where the target's largest
         probability is at least this.
       sharpening: power of the consistency target's probabilities; above 1 the target is
@@ -64,6 +65,7 @@ class ObjectiveOptions:
     view_weight: float = 0.0
     consistency_rampup: int = 0
     anneal_to: float = 1.0
+    anneal_from: int = 0
     confidence: float = 0.0
     sharpening: float = 1.0
     align_classes: bool = False
@@ -80,6 +82,7 @@ class ObjectiveOptions:
             "view_weight",
             "consistency_rampup",
             "refresh_from",
+            "anneal_from",
         ):
             check_range(f"objective.{field}", getattr(self, field), 0.0)
         check_range("objective.confidence", self.confidence, 0.0, 1.0)
@@ -230,6 +233,8 @@ def _flow_loss(
     num_levels: int | None,
     steps: int,
 ) -> Loss:
+    anneal_steps = max(steps - objective.anneal_from, 1)
+
     def view(key: Array, x: Array, changed: bool) -> Array:
         view_key, noise_key = jax.random.split(key)
         if changed and augment.noise:
@@ -275,7 +280,8 @@ def _flow_loss(
             objectives.cross_entropy(log_joint, label, objective.temperature), label
         )
         metrics = {"cross_entropy": cross_entropy}
-        share = objective.anneal_to ** (step / steps)
+        fallen = jnp.clip((step - objective.anneal_from) / anneal_steps, 0.0, 1.0)
+        share = objective.anneal_to**fallen
         if objective.classification_weight:
             loss += share * objective.classification_weight * cross_entropy
         if objective.self_training_weight:

@@ -144,12 +144,13 @@ def test_the_averaged_teacher_is_kept_from_a_step_on() -> None:
 
 
 def test_weights_fall_geometrically_to_their_share() -> None:
-    steps, options = 10, ObjectiveOptions(classification_weight=3.0, anneal_to=0.01)
+    steps = 15
+    options = ObjectiveOptions(classification_weight=3.0, anneal_to=0.01, anneal_from=5)
     loss_fn = make_loss(MODEL, options, AugmentOptions(), None, steps)
     plain_fn = make_loss(MODEL, ObjectiveOptions(), AugmentOptions(), None, steps)
     key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
     params = jax.jit(MODEL.init)(key, x)
-    for step, weight in ((0, 3.0), (5, 0.3), (10, 0.03)):
+    for step, weight in ((0, 3.0), (5, 3.0), (10, 0.3), (15, 0.03)):
         loss, (metrics, _) = loss_fn(params, NO_TEACHER, key, x, label, jnp.array(step))
         plain, _ = plain_fn(params, NO_TEACHER, key, x, label, jnp.array(step))
         np.testing.assert_allclose(loss - plain, weight * metrics["cross_entropy"], atol=2e-4)
