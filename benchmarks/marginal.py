@@ -18,7 +18,7 @@ the batch; above 128 labels they are mapped in slices, and gradients compute eac
 
 MODELS = (
     ("paper model", "mnist_table:glow_sgd", 8, (10,)),
-    ("own MNIST config", "mnist", 32, (2, 10, 100, 1000)),
+    ("own MNIST config, density", "mnist:density", 32, (2, 10, 100, 1000)),
 )
 
 
@@ -50,8 +50,14 @@ def _one(label: str, name: str, batch: int, num_classes: int) -> dict[str, Any]:
     for key, (function, given) in functions.items():
         programs[key] = measure.compiled(function, params, given)
         programs[f"{key} gradient"] = measure.compiled(jax.grad(_mean(function)), params, given)
-    calls = {key: program.call for key, program in programs.items()}
-    seconds = measure.seconds(calls, rounds=3 if num_classes > 10 else 7)
+    rounds = 5 if num_classes > 10 else 9
+    seconds: dict[str, float] = {}
+    for gradients in (False, True):
+        # Apart: what a gradient's memory does to the machine falls on the call that follows.
+        group = {
+            key: made.call for key, made in programs.items() if ("gradient" in key) == gradients
+        }
+        seconds |= measure.seconds(group, rounds)
     counted = measure.operations(model.log_prob, params, x) / measure.operations(body, params, x)
 
     def bodies(key: str, gradient: str = "") -> float | None:

@@ -24,6 +24,7 @@ the steps in the same run."""
 ROWS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     ("paper model", "mnist_table:glow_sgd", {"batch_size": 32}, 2),
     ("own MNIST config", "mnist", {}, 10),
+    ("own MNIST config, density", "mnist:density", {}, 10),
     ("own digits config", "digits", {}, 20),
 )
 

@@ -1,9 +1,12 @@
 """MNIST, 100 labels of 60,000, through TFDS.
 
     python train.py --config=configs/mnist.py
+    python train.py --config=configs/mnist.py:density
 
 30 minutes on one core, start and figures included. Expect 1.9-2.5% test error and 2.3 bits/dim
-(measured with label draws 0 and 1: 1.88% and 2.276, 2.44% and 2.294).
+(measured with label draws 0 and 1: 1.88% and 2.276, 2.44% and 2.294). With ``:density`` the
+conditioners are twice as wide, and the weights of the terms for classes fall to a hundredth:
+2.1-3.4% and 2.1 bits/dim (2.12% and 2.109, 3.39% and 2.117).
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +14,11 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(mode: str = "full") -> ConfigDict:
-    """``:tiny`` behind the file's name trains 20 steps of a small flow, as a check."""
+    """``:density`` or ``:tiny`` behind the file's name.
+
+    ``:density`` gives up some of the classes for the density; ``:tiny`` trains 20 steps of a
+    small flow, as a check.
+    """
     config = ConfigDict()
     config.dataset = "mnist"
     config.num_labelled = 100
@@ -20,7 +27,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
-    config.steps = 4500
+    config.steps = 6000
     config.batch_size = 64
     config.labelled_fraction = 0.2
     config.eval_every = 500
@@ -30,7 +37,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.model = {
         "name": "glow",
         "steps": (4, 8),
-        "width": (32, 128),
+        "width": (16, 64),
         "num_blocks": 0,
         "split_last": 1,
         "head_steps": 2,
@@ -59,18 +66,21 @@ def get_config(mode: str = "full") -> ConfigDict:
         "consistency_weight": 10_000.0,
         "self_training_weight": 5000.0,
         "view_weight": 1.0,
-        "anneal_to": 0.01,
-        "anneal_from": 2000,
+        "anneal_to": 0.3,
         "sharpening": 3.0,
         "align_classes": True,
         "temperature": 50.0,
     }
     config.augment = {"shift": 3.0, "rotate": 20.0, "scale": 0.25, "shear": 0.2, "elastic": 1.5}
-    if mode == "tiny":
+    if mode == "density":
+        config.steps = 4500
+        config.model.width = (32, 128)
+        config.objective.update({"anneal_to": 0.01, "anneal_from": 2000})
+    elif mode == "tiny":
         config.steps = config.eval_every = config.checkpoint_every = 20
         config.batch_size = 16
         config.init_batch_size = 64
         config.model.update({"steps": (1, 1), "width": (4, 4), "head_steps": 1, "head_width": 8})
     elif mode != "full":
-        raise ValueError(f"configs/mnist.py: expected :full or :tiny, got :{mode}")
+        raise ValueError(f"configs/mnist.py: expected :full, :density or :tiny, got :{mode}")
     return config
