@@ -151,19 +151,32 @@ class Teacher(NamedTuple):
 
 
 class LossOutput(NamedTuple):
-    """What comes with a loss.
+    """What comes with a loss; means over rows, like it.
 
     Attributes:
       metrics: scalars by name.
-      named_share: how often this batch's targets name each class ``[K]``.
+      named_share: how often this batch's targets name each class ``[K]``; 0 where it has none.
     """
 
     metrics: dict[str, Array]
     named_share: Array
 
 
-# (params, teacher, key, x, label, step) -> (mean over the batch, what comes with it)
-Loss = Callable[[Params, Teacher, Array, Array, Array, Array], tuple[Array, LossOutput]]
+class Loss(NamedTuple):
+    """A loss in two parts, so that devices can share the rows between them.
+
+    Attributes:
+      draw: ``(key, x) -> rows``: what is random of a step, for objects as stored; arrays by name,
+        whose first axis is the batch.
+      mean: ``(params, teacher, rows, label, labels_of_all, step) -> (loss, output)``, in nats per
+        object: a mean over ``rows`` and their ``label``, which may be some of those that were
+        drawn. ``labels_of_all`` are the labels of all, by which labelled rows are counted.
+    """
+
+    draw: Callable[[Array, Array], dict[str, Array]]
+    mean: Callable[
+        [Params, Teacher, dict[str, Array], Array, Array, Array], tuple[Array, LossOutput]
+    ]
 
 
 def make_loss(
@@ -183,7 +196,7 @@ def make_loss(
       steps: of the whole run.
 
     Returns:
-      The loss, in nats per object; ``x`` are grey levels or vectors as stored.
+      The loss.
 
     Raises:
       ValueError: for settings that contradict the model or the data.
@@ -212,13 +225,22 @@ def _vae_loss(
             "objective.classification_weight"
         )
 
-    def loss(
-        params: Params, teacher: Teacher, key: Array, x: Array, label: Array, step: Array
+    def draw(key: Array, x: Array) -> dict[str, Array]:
+        return model.draw(key, _levels(x, num_levels))
+
+    def mean(
+        params: Params,
+        teacher: Teacher,
+        rows: dict[str, Array],
+        label: Array,
+        labels_of_all: Array,
+        step: Array,
     ) -> tuple[Array, LossOutput]:
-        total, measured = model.loss(params, key, _levels(x, num_levels), label, step, weight)
+        labelled = objectives.mean_weight(label >= 0, labels_of_all >= 0)
+        total, measured = model.loss(params, rows, label, labelled, step, weight)
         return total, LossOutput(measured, teacher.class_share)
 
-    return loss
+    return Loss(draw, mean)
 
 
 def _levels(x: Array, num_levels: int) -> Array:
@@ -244,11 +266,22 @@ def _flow_loss(
             x = random_view(view_key, x, **bounds)
         return dequantize(noise_key, x, num_levels)
 
-    def loss_fn(
-        params: Params, teacher: Teacher, key: Array, x: Array, label: Array, step: Array
-    ) -> tuple[Array, LossOutput]:
+    def draw(key: Array, x: Array) -> dict[str, Array]:
         first_key, second_key = jax.random.split(key)
-        first = view(first_key, x, augment.likelihood)
+        views = {"first": view(first_key, x, augment.likelihood)}
+        if objective.consistency_weight or objective.view_weight:
+            views["second"] = view(second_key, x, True)
+        return views
+
+    def mean(
+        params: Params,
+        teacher: Teacher,
+        views: dict[str, Array],
+        label: Array,
+        labels_of_all: Array,
+        step: Array,
+    ) -> tuple[Array, LossOutput]:
+        first = views["first"]
         log_joint = model.log_joint(params, first)
         taught = bool(jax.tree.leaves(teacher.params))
         target = model.log_joint(teacher.params, first) if taught else log_joint
@@ -276,9 +309,9 @@ def _flow_loss(
             return jnp.mean(terms)
 
         loss = -log_likelihood(log_joint)
-        cross_entropy = objectives.labelled_mean(
-            objectives.cross_entropy(log_joint, label, objective.temperature), label
-        )
+        labelled = objectives.mean_weight(label >= 0, labels_of_all >= 0)
+        misses = objectives.cross_entropy(log_joint, label, objective.temperature)
+        cross_entropy = jnp.mean(labelled * misses)
         metrics = {"cross_entropy": cross_entropy}
         fallen = jnp.clip((step - objective.anneal_from) / anneal_steps, 0.0, 1.0)
         share = objective.anneal_to**fallen
@@ -287,19 +320,20 @@ def _flow_loss(
         if objective.self_training_weight:
             kept = jnp.where(step >= objective.refresh_from, 1.0, 0.0)
             loss += share * kept * objective.self_training_weight * agreement(log_joint)
-        if objective.consistency_weight or objective.view_weight:
-            second = model.log_joint(params, view(second_key, x, True))
+        if "second" in views:
+            second = model.log_joint(params, views["second"])
             loss -= objective.view_weight * log_likelihood(second)
             ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
             metrics["consistency"] = agreement(second)
             loss += share * ramp * objective.consistency_weight * metrics["consistency"]
         log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
-        dims = math.prod(x.shape[1:])
+        dims = math.prod(first.shape[1:])
         bits = math.log2(num_levels or 1) - log_prob / (dims * math.log(2.0))
-        named = objectives.named_share(pseudo_label, label, objective.temperature)
+        unlabelled = objectives.mean_weight(label < 0, labels_of_all < 0)
+        named = objectives.named_share(pseudo_label, unlabelled, objective.temperature)
         return loss, LossOutput({"loss": loss, "bits_per_dim": bits, **metrics}, named)
 
-    return loss_fn
+    return Loss(draw, mean)
 
 
 def make_input(model: Model, num_levels: int | None) -> Callable[[Array, Array], Array]:

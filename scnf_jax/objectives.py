@@ -117,26 +117,40 @@ def consistency(
     return jnp.where(label < 0, unlabelled, cross_entropy(log_joint, label, temperature))
 
 
-def named_share(target_log_joint: Array, label: Array, temperature: float = 1.0) -> Array:
+def named_share(
+    target_log_joint: Array, unlabelled_weight: Array, temperature: float = 1.0
+) -> Array:
     """How often targets name each class: their mean over rows without a label.
 
     Args:
       target_log_joint: ``[batch, K]``.
-      label: ``[batch]``, -1 for "not known".
+      unlabelled_weight: ``[batch]``, the :func:`mean_weight` of rows without a label.
       temperature: divides ``target_log_joint`` first.
 
     Returns:
-      ``[K]``, with sum 1; 1/K each where every row has a label.
+      ``[K]``, with sum 1; 0 each where every row has a label.
     """
-    num_classes = target_log_joint.shape[-1]
     q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint) / temperature, -1)
-    unlabelled = (label < 0)[:, None]
-    total = jnp.sum(jnp.where(unlabelled, q, 0.0), 0)
-    count = jnp.sum(unlabelled)
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), 1.0 / num_classes)
+    return jnp.mean(unlabelled_weight[:, None] * q, 0)
 
 
-def labelled_mean(values: Array, label: Array) -> Array:
-    """Mean over labelled rows; 0 where there are none."""
-    known = label >= 0
-    return jnp.sum(jnp.where(known, values, 0.0)) / jnp.maximum(jnp.sum(known), 1)
+def mean_weight(chosen: Array, chosen_of_all: Array) -> Array:
+    """Weights under which a mean over rows is one over the chosen rows alone.
+
+    With them every term of a loss is a mean over rows, and the mean over devices that hold as
+    many rows each is the mean over the batch.
+
+    Args:
+      chosen: booleans ``[rows]``, of some rows of a batch.
+      chosen_of_all: booleans ``[batch]``, of all.
+
+    Returns:
+      float32 ``[rows]``; 0 for other rows, and for all where none of the batch is chosen.
+
+    Example:
+      >>> chosen = jnp.array([True, False, False, True])
+      >>> mean_weight(chosen[:2], chosen)
+      Array([2., 0.], dtype=float32)
+    """
+    share = jnp.mean(chosen_of_all)
+    return jnp.where(chosen, 1 / jnp.maximum(share, 1 / chosen_of_all.size), 0.0)

@@ -7,7 +7,8 @@ and the terminal, belongs to the first process alone.
 
 import json
 import zlib
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 _LOST_AFTER_SECONDS = 30
+T = TypeVar("T")
 
 
 class Disagreement(ValueError):
@@ -93,6 +95,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_row(mesh: Mesh) -> NamedSharding:
     """The leading axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def mean_over_devices(
+    mesh: Mesh, by_row: Sequence[bool]
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """A decorator: every device calls the function on its own rows, and the results are averaged.
+
+    The average is one all-reduce of all results together. Left to the compiler, the gradient of
+    every loop over layers would be one of its own, in every round of the loop.
+
+    Args:
+      mesh: of the devices.
+      by_row: of each argument, whether the devices share its rows, the leading axis of its arrays,
+        or have all of it.
+
+    Returns:
+      The decorator; the function's results are float arrays, and no axis of theirs is the rows'.
+      On one device it changes nothing.
+    """
+    if mesh.size == 1:
+        return lambda function: function
+    specs = tuple(PartitionSpec(AXIS) if rows else PartitionSpec() for rows in by_row)
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        def on_one(*arguments: Any) -> T:
+            return jax.lax.pmean(function(*arguments), AXIS)
+
+        return jax.shard_map(
+            on_one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+        )
+
+    return decorate
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -16,6 +16,7 @@ from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.data import Rows, TrainObjects
 from scnf_jax.losses import (
     AugmentOptions,
+    LossOutput,
     Model,
     ObjectiveOptions,
     Teacher,
@@ -255,7 +256,7 @@ def make_trainer(
         check_range("labelled_fraction", labelled_fraction, 0.0, 1.0)
     transform = make_optimizer(optimizer, steps)
     rows_sharding, whole = parallel.by_row(mesh), parallel.replicated(mesh)
-    loss_fn = make_loss(model, objective, augment, num_levels, steps)
+    loss = make_loss(model, objective, augment, num_levels, steps)
     prepare = make_input(model, num_levels)
     scores_of = make_scores(model, num_levels)
     needs_em_params = objective.name == "em" and objective.refresh_every > 1
@@ -303,13 +304,19 @@ def make_trainer(
             skipped_in_a_row=zero,
         )
 
+    @parallel.mean_over_devices(mesh, by_row=(False, False, True, True, False, False))
+    def gradient(*arguments: Any) -> tuple[Params, LossOutput]:
+        return jax.grad(loss.mean, has_aux=True)(*arguments)
+
     def step_fn(
         state: TrainState, data: TrainData, x: Array | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         _, loss_key = step_keys(data, state.step)
-        rows = rows_of_step(data, state.step)
+        # Every device draws all row numbers, so that it knows the labels of the whole batch.
+        rows = jax.lax.with_sharding_constraint(rows_of_step(data, state.step), whole)
+        label = jax.lax.with_sharding_constraint(data.y[rows], whole)
         x = data.x[rows] if x is None else x
-        x, label = jax.lax.with_sharding_constraint((x, data.y[rows]), rows_sharding)
+        x = jax.lax.with_sharding_constraint(x, rows_sharding)
         taught_by = state.ema_params if objective.teacher == "averaged" else ()
         em_params = state.em_params
         if needs_em_params:
@@ -318,9 +325,11 @@ def make_trainer(
             em_params = _select(refresh, taught_by or state.params, em_params)
             taught_by = em_params
         teacher = Teacher(taught_by, state.class_share)
-        grads, (metrics, named_share) = jax.grad(loss_fn, has_aux=True)(
-            state.params, teacher, loss_key, x, label, state.step
+        grads, (metrics, named_share) = gradient(
+            state.params, teacher, loss.draw(loss_key, x), label, label, state.step
         )
+        # Where every row has a label the targets name no class, that is all of them alike.
+        named_share += (1 - jnp.sum(named_share)) / model.num_classes
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)

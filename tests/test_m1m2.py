@@ -13,6 +13,7 @@ from scnf_jax.baselines import run_baseline
 from scnf_jax.loading import load_run
 from scnf_jax.losses import AugmentOptions, ObjectiveOptions, make_loss
 from scnf_jax.models import m1m2
+from scnf_jax.objectives import mean_weight
 from scnf_jax.runs import prepare, train
 
 MODEL = m1m2((4, 4, 1), 3, m1_steps=10, num_train=50, hidden=(8,), latent_dim=4, m2_hidden=6)
@@ -29,10 +30,14 @@ def perturbed() -> Any:
     return jax.tree.unflatten(tree, moved) | {"spread": params["spread"]}
 
 
+def loss(params: Any, step: int, weight: float) -> tuple[Any, Any]:
+    rows = MODEL.draw(jax.random.key(3), X)
+    labelled = mean_weight(LABEL >= 0, LABEL >= 0)
+    return MODEL.loss(params, rows, LABEL, labelled, jnp.array(step), weight)
+
+
 def gradients(step: int) -> Any:
-    return jax.grad(lambda p: MODEL.loss(p, jax.random.key(3), X, LABEL, jnp.array(step), 1.0)[0])(
-        perturbed()
-    )
+    return jax.grad(lambda params: loss(params, step, 1.0)[0])(perturbed())
 
 
 @pytest.mark.parametrize(("step", "moving"), [(0, "m1"), (9, "m1"), (10, "m2"), (99, "m2")])
@@ -52,9 +57,8 @@ def test_unlabelled_rows_take_the_exact_sum_over_labels() -> None:
 
 
 def test_the_classification_weight_adds_the_labelled_cross_entropy() -> None:
-    params, key, step = perturbed(), jax.random.key(3), jnp.array(50)
-    without, metrics = MODEL.loss(params, key, X, LABEL, step, 0.0)
-    with_term, _ = MODEL.loss(params, key, X, LABEL, step, 2.0)
+    without, metrics = loss(perturbed(), 50, 0.0)
+    with_term, _ = loss(perturbed(), 50, 2.0)
     np.testing.assert_allclose(with_term - without, 2.0 * metrics["cross_entropy"], rtol=1e-4)
 
 

@@ -31,6 +31,16 @@ Y = np.where(np.arange(40) < 8, np.arange(40) % 2, -1).astype(np.int32)
 NO_TEACHER = Teacher((), jnp.array([0.5, 0.5]))
 
 
+def loss_of(options: ObjectiveOptions, steps: int = 10) -> Callable[..., tuple[Any, Any]]:
+    """``(params, teacher, key, x, label, step) -> (loss, output)`` of a whole batch."""
+    loss = make_loss(MODEL, options, AugmentOptions(), None, steps)
+
+    def whole(params: Any, teacher: Teacher, key: Any, x: Any, label: Any, step: Any) -> Any:
+        return loss.mean(params, teacher, loss.draw(key, x), label, label, step)
+
+    return whole
+
+
 def trainer(**changes: Any) -> tuple[Trainer, TrainData]:
     mesh = parallel.data_mesh()
     settings: dict[str, Any] = {
@@ -146,8 +156,8 @@ def test_the_averaged_teacher_is_kept_from_a_step_on() -> None:
 def test_weights_fall_geometrically_to_their_share() -> None:
     steps = 15
     options = ObjectiveOptions(classification_weight=3.0, anneal_to=0.01, anneal_from=5)
-    loss_fn = make_loss(MODEL, options, AugmentOptions(), None, steps)
-    plain_fn = make_loss(MODEL, ObjectiveOptions(), AugmentOptions(), None, steps)
+    loss_fn = loss_of(options, steps)
+    plain_fn = loss_of(ObjectiveOptions(), steps)
     key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
     params = jax.jit(MODEL.init)(key, x)
     for step, weight in ((0, 3.0), (5, 3.0), (10, 0.3), (15, 0.03)):
@@ -162,7 +172,7 @@ def test_the_second_view_counts_in_the_likelihood_as_asked() -> None:
 
     def loss(weight: float) -> float:
         options = ObjectiveOptions(view_weight=weight)  # no views: the second is the first
-        loss_fn = make_loss(MODEL, options, AugmentOptions(), None, 10)
+        loss_fn = loss_of(options)
         return float(loss_fn(params, NO_TEACHER, key, x, label, jnp.array(0))[0])
 
     np.testing.assert_allclose(loss(0.5), 1.5 * loss(0.0), rtol=1e-5)
@@ -182,7 +192,7 @@ def test_self_training_holds_the_first_view_to_targets_that_are_kept() -> None:
             self_training_weight=weight,
             temperature=3.0,
         )
-        loss_fn = make_loss(MODEL, options, AugmentOptions(), None, 10)
+        loss_fn = loss_of(options)
         return float(loss_fn(params, teacher, key, x, label, jnp.array(step))[0])
 
     q = jnp.where(
@@ -206,7 +216,7 @@ def test_the_averaged_parameters_teach() -> None:
     params = jax.jit(MODEL.init)(key, x)
     taught_by = jax.tree.map(lambda leaf: leaf + 0.1, params)
     share = jnp.array([0.8, 0.2])
-    loss, (_, named) = make_loss(MODEL, options, AugmentOptions(), None, 10)(
+    loss, (_, named) = loss_of(options)(
         params, Teacher(taught_by, share), key, x, label, jnp.array(0)
     )
     target = MODEL.log_joint(taught_by, x) / 3.0

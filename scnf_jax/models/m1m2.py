@@ -20,13 +20,17 @@ class StackedVAE(NamedTuple):
     Attributes:
       num_classes: K.
       init: ``(key, x) -> params``, a dict with keys ``m1``, ``m2`` and ``spread``.
-      loss: ``(params, key, x, label, step, classification_weight) -> (loss, metrics)``,
-        the mean over the batch, in nats per object.
+      draw: ``(key, x) -> rows``, what is random of a step, by name: the re-binarised pixels and
+        normal noise, each ``[batch, ...]``.
+      loss: ``(params, rows, label, labelled_weight, step, classification_weight) -> (loss,
+        metrics)``, the mean over rows, in nats per object; ``labelled_weight [batch]`` makes of a
+        mean over the batch one over its labelled rows.
       log_posterior: ``(params, x) -> [batch, K]``, ``log q(y = k | x)``.
     """
 
     num_classes: int
     init: Callable[[Array, Array], Params]
+    draw: Callable[[Array, Array], dict[str, Array]]
     loss: Callable[..., tuple[Array, dict[str, Array]]]
     log_posterior: Callable[[Params, Array], Array]
 
@@ -54,7 +58,8 @@ def m1m2(
     and descends the cross-entropy of ``q(y|z_1)``; all weights of M2 have a prior N(0, 1),
     divided by the number of train objects. M2 sees those elements of ``z_1`` whose
     posterior mean has a deviation above 0.1 over the data, and at test the mean itself.
-    That deviation is learned beside the rest, by regression on each batch's.
+    That deviation is learned beside the rest, by regression on that of the rows of each step (of
+    each device's, where several share them).
 
     Args:
       event_shape: of one image with values in [0, 1).
@@ -113,25 +118,33 @@ def m1m2(
     def active(params: Params) -> Array:
         return jax.lax.stop_gradient(jnp.exp(_SPREAD_RATE * params["spread"]) > _MIN_SPREAD)
 
-    def m1_loss(params: Params, key: Array, x: Array) -> Array:
-        pixel_key, noise_key = jax.random.split(key)
-        pixels = jax.random.bernoulli(pixel_key, x.reshape(x.shape[0], size)).astype(x.dtype)
+    def draw(key: Array, x: Array) -> dict[str, Array]:
+        pixel_key, first_key, second_key = jax.random.split(key, 3)
+        batch = x.shape[0]
+        pixels = jax.random.bernoulli(pixel_key, x.reshape(batch, size))
+        return {
+            "pixels": pixels.astype(x.dtype),
+            "noise_1": jax.random.normal(first_key, (batch, latent_dim), x.dtype),
+            "noise_2": jax.random.normal(second_key, (batch, num_classes, latent_dim), x.dtype),
+        }
+
+    def m1_loss(params: Params, rows: dict[str, Array]) -> Array:
+        pixels = rows["pixels"]
         mean, log_variance = posterior(params, pixels)
-        logits = run(params, "decoder", _draw(noise_key, mean, log_variance))
+        logits = run(params, "decoder", _sample(rows["noise_1"], mean, log_variance))
         log_likelihood = -jnp.sum(jax.nn.softplus(logits) - pixels * logits, -1)
         spread = jnp.log(jnp.std(jax.lax.stop_gradient(mean), 0) + 1e-3)
         regression = jnp.sum((_SPREAD_RATE * params["spread"] - spread) ** 2)
         return jnp.mean(_divergence(mean, log_variance) - log_likelihood) + regression
 
-    def m2_bounds(params: Params, key: Array, z_1: Array) -> Array:
-        """``L(z_1, y = k) [batch, K]``."""
+    def m2_bounds(params: Params, noise: Array, z_1: Array) -> Array:
+        """``L(z_1, y = k) [batch, K]``, with noise ``[batch, K, latent_dim]``."""
 
-        def under(numbered: tuple[Array, Array]) -> Array:
-            number, one_hot = numbered
+        def under(one_hot: Array, noise: Array) -> Array:
             y = jnp.broadcast_to(one_hot, (z_1.shape[0], num_classes))
             inferred = run(params, "inference", jnp.concatenate([z_1, y], -1))
             mean, log_variance = jnp.split(inferred, 2, -1)
-            z_2 = _draw(jax.random.fold_in(key, number), mean, log_variance)
+            z_2 = _sample(noise, mean, log_variance)
             generated = run(params, "generator", jnp.concatenate([z_2, y], -1))
             z_mean, z_log_variance = jnp.split(generated, 2, -1)
             log_normal = -0.5 * (
@@ -143,39 +156,40 @@ def m1m2(
             return jnp.sum(kept, -1) - _divergence(mean, log_variance) - math.log(num_classes)
 
         classes = jnp.eye(num_classes, dtype=z_1.dtype)
-        return jax.vmap(under)((jnp.arange(num_classes), classes)).T
+        return jax.vmap(under, in_axes=(0, 1), out_axes=1)(classes, noise)
 
     def m2_loss(
-        params: Params, key: Array, x: Array, label: Array, classification_weight: float
+        params: Params,
+        rows: dict[str, Array],
+        label: Array,
+        labelled_weight: Array,
+        classification_weight: float,
     ) -> tuple[Array, Array]:
-        pixel_key, noise_key, bound_key = jax.random.split(key, 3)
-        pixels = jax.random.bernoulli(pixel_key, x).astype(x.dtype)
-        z_1 = _draw(noise_key, *posterior(params, pixels))
+        z_1 = _sample(rows["noise_1"], *posterior(params, rows["pixels"]))
         z_1 = jax.lax.stop_gradient(jnp.where(active(params), z_1, 0.0))
         log_q = jax.nn.log_softmax(run(params, "classifier", z_1), -1)
-        bounds = m2_bounds(params, bound_key, z_1)
+        bounds = m2_bounds(params, rows["noise_2"], z_1)
         known = label >= 0
         index = jnp.maximum(label, 0)[:, None]
         labelled = jnp.take_along_axis(bounds, index, -1)[:, 0]
         unlabelled = jnp.sum(jnp.exp(log_q) * (bounds - log_q), -1)
-        misses = jnp.where(known, -jnp.take_along_axis(log_q, index, -1)[:, 0], 0.0)
-        cross_entropy = jnp.sum(misses) / jnp.maximum(jnp.sum(known), 1)
+        cross_entropy = -jnp.mean(labelled_weight * jnp.take_along_axis(log_q, index, -1)[:, 0])
         weights = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params["m2"]))
         loss = -jnp.mean(jnp.where(known, labelled, unlabelled)) + 0.5 * weights / num_train
         return loss + classification_weight * cross_entropy, cross_entropy
 
     def loss(
         params: Params,
-        key: Array,
-        x: Array,
+        rows: dict[str, Array],
         label: Array,
+        labelled_weight: Array,
         step: Array,
         classification_weight: float,
     ) -> tuple[Array, dict[str, Array]]:
         total, cross_entropy = jax.lax.cond(
             step < m1_steps,
-            lambda: (m1_loss(params, key, x), jnp.zeros((), x.dtype)),
-            lambda: m2_loss(params, key, x, label, classification_weight),
+            lambda: (m1_loss(params, rows), jnp.zeros((), rows["pixels"].dtype)),
+            lambda: m2_loss(params, rows, label, labelled_weight, classification_weight),
         )
         return total, {"loss": total, "cross_entropy": cross_entropy}
 
@@ -184,11 +198,11 @@ def m1m2(
         z_1 = jnp.where(active(params), mean, 0.0)
         return jax.nn.log_softmax(run(params, "classifier", z_1), -1)
 
-    return StackedVAE(num_classes, init, loss, log_posterior)
+    return StackedVAE(num_classes, init, draw, loss, log_posterior)
 
 
-def _draw(key: Array, mean: Array, log_variance: Array) -> Array:
-    return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape, mean.dtype)
+def _sample(noise: Array, mean: Array, log_variance: Array) -> Array:
+    return mean + jnp.exp(0.5 * log_variance) * noise
 
 
 def _divergence(mean: Array, log_variance: Array) -> Array:
