@@ -4,6 +4,7 @@ from scnf_jax.bijectors.actnorm import actnorm
 from scnf_jax.bijectors.base import Bijector, Conditioner
 from scnf_jax.bijectors.combinators import chain, identity, invert, multiscale, repeat
 from scnf_jax.bijectors.coupling import additive_coupling, affine_coupling
+from scnf_jax.bijectors.gaussianization import marginal_gaussianization
 from scnf_jax.bijectors.linear import invertible_linear
 from scnf_jax.bijectors.logit import logit
 from scnf_jax.bijectors.mixture import mixture_coupling
@@ -24,6 +25,7 @@ __all__ = [
     "invert",
     "invertible_linear",
     "logit",
+    "marginal_gaussianization",
     "mixture_coupling",
     "multiscale",
     "permute",

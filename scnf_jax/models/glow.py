@@ -61,14 +61,16 @@ def glow_body(
     scale: Scale = "sigmoid",
     max_log_scale: float = 2.0,
     alpha: float = 0.05,
+    histogram_bins: int = 0,
     unroll: int = 1,
     memory: Memory = "store",
     split_last: int = 0,
     dtype: str | None = None,
 ) -> tuple[Bijector, tuple[int, ...]]:
-    """A Glow body: logit, then levels of squeeze and flow steps, half factored out between.
+    """A Glow body: levels of squeeze and flow steps, half factored out between.
 
-    A step is an actnorm, an invertible linear map, and two couplings.
+    Before them stands a map of single pixels, the logit or that of their histograms. A step is an
+    actnorm, an invertible linear map, and two couplings.
 
     Args:
       image_shape: ``(H, W, C)``; every level halves H and W.
@@ -81,6 +83,8 @@ def glow_body(
       max_log_scale: bound of the scale ``exp``; with many steps a small one is enough, and
         training starts without accidents.
       alpha: of :func:`~scnf_jax.bijectors.logit`.
+      histogram_bins: of :func:`~scnf_jax.bijectors.marginal_gaussianization`, which then takes
+        the place of the logit: the number of grey levels, as 256. 0: the logit.
       unroll: of :func:`~scnf_jax.bijectors.repeat`.
       memory: of :func:`~scnf_jax.bijectors.repeat`.
       split_last: how often half of the last level is factored out before the head, so that
@@ -126,7 +130,8 @@ def glow_body(
         levels.append(bj.identity())
         channels //= 2
     z_f = (height // factor, width_px // factor, channels)
-    return bj.chain(bj.logit(alpha), bj.multiscale(*levels)), z_f
+    pixels = bj.marginal_gaussianization(histogram_bins) if histogram_bins else bj.logit(alpha)
+    return bj.chain(pixels, bj.multiscale(*levels)), z_f
 
 
 def coupling_head(
@@ -186,6 +191,7 @@ def glow(
     scale: Scale = "sigmoid",
     max_log_scale: float = 2.0,
     alpha: float = 0.05,
+    histogram_bins: int = 0,
     unroll: int = 1,
     memory: Memory = "store",
     split_last: int = 0,
@@ -208,6 +214,7 @@ def glow(
       scale: see :func:`glow_body`.
       max_log_scale: see :func:`glow_body`.
       alpha: of the logit.
+      histogram_bins: see :func:`glow_body`.
       unroll: of the scans over layers.
       memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
       split_last: see :func:`glow_body`.
@@ -237,6 +244,7 @@ def glow(
         scale=scale,
         max_log_scale=max_log_scale,
         alpha=alpha,
+        histogram_bins=histogram_bins,
         unroll=unroll,
         memory=memory,
         split_last=split_last,
@@ -268,6 +276,7 @@ def gmm(
     scale: Scale = "sigmoid",
     max_log_scale: float = 2.0,
     alpha: float = 0.05,
+    histogram_bins: int = 0,
     unroll: int = 1,
     memory: Memory = "store",
     split_last: int = 0,
@@ -286,6 +295,7 @@ def gmm(
       scale: see :func:`glow_body`.
       max_log_scale: see :func:`glow_body`.
       alpha: of the logit.
+      histogram_bins: see :func:`glow_body`.
       unroll: of the scans over layers.
       memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
       split_last: see :func:`glow_body`.
@@ -307,6 +317,7 @@ def gmm(
         scale=scale,
         max_log_scale=max_log_scale,
         alpha=alpha,
+        histogram_bins=histogram_bins,
         unroll=unroll,
         memory=memory,
         split_last=split_last,

@@ -88,6 +88,7 @@ CASES = {
         lambda: bj.conditional_shift(0.5), IMAGE, "required", preserves_volume=True
     ),
     "logit": Case(bj.logit, IMAGE, unit=True),
+    "gaussianization": Case(lambda: bj.marginal_gaussianization(8), IMAGE, unit=True),
     "squeeze": Case(bj.squeeze, IMAGE, preserves_volume=True),
     "flatten": Case(lambda: bj.flatten(IMAGE), IMAGE, preserves_volume=True),
     "permute": Case(lambda: bj.permute((2, 0, 3, 1)), VECTOR, preserves_volume=True),

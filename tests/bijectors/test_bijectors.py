@@ -294,3 +294,41 @@ def test_an_integer_context_has_no_gradient() -> None:
 def test_one_level_is_that_level() -> None:
     level = bj.affine_coupling(mlp(4))
     assert bj.multiscale(level) is level
+
+
+def test_gaussianization_of_independent_levels_is_exact() -> None:
+    """Under a normal z the density of a level is its smoothed share times the number of bins."""
+    levels = np.random.RandomState(0).choice(4, (200, 3), p=[0.9, 0.07, 0.02, 0.01])
+    noise = np.random.RandomState(1).rand(200, 3)
+    x = jnp.asarray((levels + noise) / 4, jnp.float32)
+    layer = bj.marginal_gaussianization(4, prior_count=10.0)
+    params = layer.init(KEY, x)
+    z, log_det = layer.forward(params, x)
+
+    counts = np.stack([np.bincount(column, minlength=4) for column in levels.T])
+    common = (counts.sum(0) + 1) / (counts.sum() + 4)
+    share = (counts + 10 * common) / 210
+    expected = np.log(4 * np.take_along_axis(share, levels.T, 1)).sum(0)
+    log_normal = jax.scipy.stats.norm.logpdf(z).sum(-1)
+    np.testing.assert_allclose(log_normal + log_det, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(layer.inverse(params, z)[0], x, atol=2e-5)
+    assert float(jnp.abs(z.mean())) < 0.1
+    assert float(jnp.abs(z.std() - 1)) < 0.1
+
+
+def test_gaussianization_keeps_rare_levels_at_either_end() -> None:
+    layer = bj.marginal_gaussianization(256)
+    params = {"logits": jnp.zeros((2, 256)).at[0, 0].set(11.0).at[1, 255].set(11.0)}
+    levels = jnp.repeat(jnp.arange(256.0)[:, None], 2, 1)
+    z, _ = layer.forward(params, (levels + 0.5) / 256)
+    np.testing.assert_array_equal(jnp.floor(256 * layer.inverse(params, z)[0]), levels)
+
+
+@pytest.mark.parametrize(("bins", "prior", "message"), [(1, 1.0, "2 bins"), (4, 0.0, "above 0")])
+def test_gaussianization_refuses(bins: int, prior: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bj.marginal_gaussianization(bins, prior)
+    layer = bj.marginal_gaussianization(4)
+    params = layer.init(KEY, jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"expected x of shape \[batch, 3\], got \(2, 5\)"):
+        layer.forward(params, jnp.zeros((2, 5)))
