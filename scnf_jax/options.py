@@ -76,8 +76,9 @@ def _fits(value: Any, expected: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if expected in (int | None, bool | None):
-        return value is None or _fits(value, int if expected == int | None else bool)
+    for kind in (int, bool, str):
+        if expected == kind | None:
+            return value is None or _fits(value, kind)
     if expected in (str, bool):
         return isinstance(value, expected)
     if expected == dict[str, Any]:

@@ -23,6 +23,7 @@ from scnf_jax.inference import Engine
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import Model
 from scnf_jax.models import StackedVAE, build_model
+from scnf_jax.pseudo_labels import add_pseudo_labels, save_labels
 from scnf_jax.reporting import figures, gallery
 from scnf_jax.reporting.log import MetricsLog, read_metrics
 from scnf_jax.reporting.progress import Progress
@@ -47,13 +48,18 @@ class Diverged(RuntimeError):
 
 @dataclasses.dataclass
 class Experiment:
-    """A run that is set up, before its first step; see :func:`prepare`."""
+    """A run that is set up, before its first step; see :func:`prepare`.
+
+    ``labels`` are those that training sees, -1 elsewhere: the ``num_labelled`` that were drawn,
+    and pseudo-labels where the settings ask for them.
+    """
 
     folder: Path
     command: str
     config: dict[str, Any]
     options: RunOptions
     dataset: Dataset
+    num_labelled: int
     labels: np.ndarray
     model: Model
     mesh: Mesh
@@ -86,12 +92,16 @@ def prepare(
         lambda saved: _of_the_result(dataclasses.asdict(parse_config(saved))),
     )
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
-    labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
+    drawn = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
+    labels = add_pseudo_labels(options, path, dataset.train_x, drawn)
     if parallel.is_first():
         write_settings(path, Settings(plain, dataset.description, command))
-    return Experiment(path, command, plain, options, dataset, labels, model, mesh, trainer)
+        if options.pseudo_labels is not None:
+            save_labels(path, labels)
+    known = int((drawn >= 0).sum())
+    return Experiment(path, command, plain, options, dataset, known, labels, model, mesh, trainer)
 
 
 def _of_the_result(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,6 +188,7 @@ class _Loop:
 
     def _start(self) -> tuple[TrainState, dict[str, Any]]:
         parallel.check_same("config", self.experiment.config)
+        parallel.check_same("labels", self.experiment.labels.tolist())
         saved = checkpoints.saved_steps(self.checkpoints)
         parallel.check_same("checkpoints", saved)
         init = self.experiment.trainer.init
@@ -231,15 +242,20 @@ class _Loop:
         return {k: v for k, v in self.measured.items() if k == "error_percent"}
 
     def _headline(self) -> str:
-        x, y = self.experiment.dataset.train_x, self.experiment.labels
+        x = self.experiment.dataset.train_x
         kept = ", read from disk" if self.stream else ""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        pseudo = f", {self._num_pseudo()} pseudo-labelled" if self._num_pseudo() else ""
         return (
-            f"{self.options.dataset}: {len(y)} train objects {x.shape[1:]}{kept}, {(y >= 0).sum()} "
-            f"labelled; {size:,} parameters; {self.experiment.mesh.size} "
+            f"{self.options.dataset}: {x.shape[0]} train objects {x.shape[1:]}{kept}, "
+            f"{self.experiment.num_labelled} labelled{pseudo}; {size:,} parameters; "
+            f"{self.experiment.mesh.size} "
             f"{jax.devices()[0].device_kind} device(s); from step {self.step} of "
             f"{self.options.steps}; {self.experiment.folder}"
         )
+
+    def _num_pseudo(self) -> int:
+        return int((self.experiment.labels >= 0).sum()) - self.experiment.num_labelled
 
     def _chunk(self) -> dict[str, float]:
         start = time.perf_counter()
@@ -296,7 +312,8 @@ class _Loop:
             "dataset": options.dataset,
             "command": self.experiment.command,
             "config": self.experiment.config,
-            "num_labelled": int((self.experiment.labels >= 0).sum()),
+            "num_labelled": self.experiment.num_labelled,
+            "num_pseudo_labelled": self._num_pseudo(),
             "seed": options.seed,
             "label_seed": options.resolved_label_seed,
             "evaluated_on": "validation" if options.validation_size else "test",

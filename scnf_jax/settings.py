@@ -32,6 +32,10 @@ class RunOptions:
       init_batch_size: rows that data-dependent layers are initialised on.
       validation_size: train objects that take the place of the test set, so that
         settings can be chosen without test labels; 0: the test set.
+      pseudo_labels: folder of a finished run on the same labels, whose labels the objects
+        without one get; ``{seed}`` in it stands for ``seed``. None: no such labels.
+      pseudo_label_share: of the objects of each class, the surest first, that get one; see
+        :func:`~scnf_jax.pseudo_labels.surest_labels`.
       stream: whether train objects stay on disk and are read as they are needed; see
         :func:`~scnf_jax.data.load_dataset`.
       optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
@@ -53,6 +57,8 @@ class RunOptions:
     eval_batch_size: int = 500
     init_batch_size: int = 512
     validation_size: int = 0
+    pseudo_labels: str | None = None
+    pseudo_label_share: float = 1.0
     stream: bool | None = None
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
     objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
@@ -73,6 +79,7 @@ class RunOptions:
         check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
         check_range("num_labelled", self.num_labelled, 0)
         check_range("validation_size", self.validation_size, 0)
+        check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
 
     @property
     def resolved_label_seed(self) -> int:

@@ -1,0 +1,119 @@
+"""Labels that a trained model gives to objects without one, for another model to learn from."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from scnf_jax.checkpoints import CheckpointError
+from scnf_jax.data import TrainObjects, take
+from scnf_jax.inference import Engine
+from scnf_jax.loading import load_run
+from scnf_jax.settings import RunOptions
+
+_FILE = "pseudo_labels.npy"
+_SAW_THE_SAME = ("dataset", "num_labelled", "resolved_label_seed", "validation_size")
+
+
+def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
+    r"""The most likely label of the objects that a model is surest of.
+
+    How sure it is of an object is the margin ``log p(k1|x) - log p(k2|x)`` of the two most
+    likely labels, which still tells objects apart where both probabilities are 0 or 1. The share
+    is taken within each label, so that hard classes stay as frequent as easy ones.
+
+    Args:
+      log_posterior: ``log p(y|x) [N, K]``.
+      share: of the objects with the same most likely label, the surest first, rounded.
+
+    Returns:
+      int32 ``[N]``, -1 for the others.
+
+    References:
+      Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for
+      Deep Neural Networks"; Zou et al. 2018, "Unsupervised Domain Adaptation for Semantic
+      Segmentation via Class-Balanced Self-Training", section 4.2,
+      https://arxiv.org/abs/1810.07911
+
+    Example:
+      >>> surest_labels(np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), share=0.5)
+      array([ 0, -1, -1], dtype=int32)
+    """
+    likely = np.argmax(log_posterior, -1)
+    second, first = np.partition(log_posterior, -2, -1)[:, -2:].T
+    labels = np.full(len(likely), -1, np.int32)
+    for label in range(log_posterior.shape[-1]):
+        members = np.flatnonzero(likely == label)
+        surest = members[np.argsort(second[members] - first[members], kind="stable")]
+        labels[surest[: round(share * len(members))]] = label
+    return labels
+
+
+def add_pseudo_labels(
+    options: RunOptions, folder: Path, x: TrainObjects, labels: np.ndarray
+) -> np.ndarray:
+    """Gives objects without a label those of the run that the settings name.
+
+    Args:
+      options: with ``pseudo_labels`` and ``pseudo_label_share``.
+      folder: of the run to be trained; the labels that it was begun with, where it has been.
+      x: train objects.
+      labels: int32 ``[N]``, -1 for "not known"; those that are known stay.
+
+    Returns:
+      int32 ``[N]``, -1 where there is still none.
+
+    Raises:
+      ValueError: where there is no such run, it saw other labels, or the folder's own labels
+        are damaged.
+    """
+    if options.pseudo_labels is None:
+        return labels
+    saved = folder / _FILE
+    if saved.exists():
+        return _read(saved, len(labels))
+    source = options.pseudo_labels.replace("{seed}", str(options.seed))
+    try:
+        run = load_run(source)
+    except (ValueError, CheckpointError) as error:
+        raise ValueError(f"pseudo_labels: {error}") from None
+    if run.step < run.options.steps:
+        raise ValueError(
+            f"pseudo_labels: expected a finished run, got {source} at step {run.step} of "
+            f"{run.options.steps}; the command that trains it resumes"
+        )
+    for name in _SAW_THE_SAME:
+        theirs, ours = getattr(run.options, name), getattr(options, name)
+        if theirs != ours:
+            raise ValueError(
+                f"pseudo_labels: expected a run on the same labels, got {source} with "
+                f"{name.removeprefix('resolved_')} {theirs!r}, not {ours!r}"
+            )
+    engine = Engine(run)
+    parts = [
+        engine.scores_of_batch(take(x, part), part).log_posterior
+        for part in engine.batches(len(labels))
+    ]
+    pseudo = surest_labels(np.concatenate(parts), options.pseudo_label_share)
+    return np.where(labels < 0, pseudo, labels)
+
+
+def save_labels(folder: Path, labels: np.ndarray) -> None:
+    """Keeps the labels that a run is trained with, so that it resumes with the same."""
+    temporary = folder / f"{_FILE}.tmp"
+    with temporary.open("wb") as stream:
+        np.save(stream, labels)
+    os.replace(temporary, folder / _FILE)
+
+
+def _read(path: Path, num: int) -> np.ndarray:
+    try:
+        labels = np.load(path, allow_pickle=False)
+        if labels.shape != (num,):
+            raise ValueError(f"shape {labels.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path}: expected {num} labels, got a damaged file ({error}); remove the folder to "
+            "start again"
+        ) from None
+    return labels

@@ -1,0 +1,94 @@
+"""Pseudo-labels: which objects get one, and runs that learn from another run's."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scnf_jax import runs
+from scnf_jax.pseudo_labels import surest_labels
+from tests.test_runs import TINY
+
+
+def test_the_surest_of_every_label_get_one() -> None:
+    # Margins 5, 1, 3 under label 0 and 2, 4 under label 2; nothing is most likely under 1.
+    log_posterior = np.array(
+        [[0, -5, -9], [0, -1, -9], [0, -9, -3], [-2, -7, 0], [-4, -6, 0]], np.float32
+    )
+    np.testing.assert_array_equal(surest_labels(log_posterior, 1.0), [0, 0, 0, 2, 2])
+    np.testing.assert_array_equal(surest_labels(log_posterior, 0.67), [0, -1, 0, -1, 2])
+    np.testing.assert_array_equal(surest_labels(log_posterior, 0.0), [-1] * 5)
+    assert surest_labels(np.zeros((0, 3)), 0.5).shape == (0,)
+
+
+def test_margins_tell_apart_what_probabilities_do_not() -> None:
+    log_posterior = np.array([[-300.0, 0.0], [-200.0, 0.0], [-400.0, 0.0]])
+    np.testing.assert_array_equal(surest_labels(log_posterior, 1 / 3), [-1, -1, 1])
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "teacher-0"
+    runs.train(runs.prepare(TINY, folder))
+    return folder
+
+
+def _taught(teacher: Path, **changes: Any) -> dict[str, Any]:
+    source = str(teacher.with_name("teacher-{seed}"))
+    return TINY | {"pseudo_labels": source, "pseudo_label_share": 0.5} | changes
+
+
+def test_a_run_learns_from_the_labels_of_another(teacher: Path, tmp_path: Path) -> None:
+    config = _taught(teacher)
+    experiment = runs.prepare(config, tmp_path)
+    drawn = experiment.dataset.draw_labels(10, 0)
+    known = drawn >= 0
+    np.testing.assert_array_equal(experiment.labels[known], drawn[known])
+    pseudo = int((experiment.labels >= 0).sum()) - 10
+    assert 480 <= pseudo <= 500  # half of 1,000, some of which have a label
+
+    summary = runs.train(experiment)
+    assert summary["num_labelled"] == 10
+    assert summary["num_pseudo_labelled"] == pseudo
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_a_resumed_run_keeps_its_labels(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _taught(teacher)
+    labels = runs.prepare(config, tmp_path).labels
+    teacher_moved = teacher.rename(tmp_path / "elsewhere")
+    try:
+        np.testing.assert_array_equal(runs.prepare(config, tmp_path).labels, labels)
+        with pytest.raises(ValueError, match="pseudo_labels: .*teacher-0: expected a run folder"):
+            runs.prepare(config, tmp_path / "another")
+    finally:
+        teacher_moved.rename(teacher)
+
+    (tmp_path / "pseudo_labels.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError, match="pseudo_labels.npy: expected 1000 labels, got a damaged"):
+        runs.prepare(config, tmp_path)
+
+
+def test_a_teacher_that_saw_other_labels_is_refused(teacher: Path, tmp_path: Path) -> None:
+    config = _taught(teacher, label_seed=3)
+    with pytest.raises(ValueError, match=r"on the same labels, got .* with label_seed 0, not 3"):
+        runs.prepare(config, tmp_path / "run")
+    config = _taught(teacher, num_labelled=20)
+    with pytest.raises(ValueError, match="with num_labelled 10, not 20"):
+        runs.prepare(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_not_done_is_refused(teacher: Path, tmp_path: Path) -> None:
+    unfinished = shutil.copytree(teacher, tmp_path / "unfinished")
+    settings = json.loads((unfinished / "config.json").read_text())
+    settings["config"]["steps"] = 40
+    (unfinished / "config.json").write_text(json.dumps(settings))
+    config = TINY | {"pseudo_labels": str(unfinished)}
+    with pytest.raises(ValueError, match="expected a finished run, got .* at step 20 of 40"):
+        runs.prepare(config, tmp_path / "run")
