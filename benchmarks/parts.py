@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from benchmarks.models import config_of, flow_of
+from benchmarks.models import WIDE, config_of, flow_of
 from scnf_jax.data import random_view
 
 TITLE = "Where a training step goes"
 ABOUT = """\
-Parts of a step of the own MNIST config for density at its batch size, each compiled alone: a step
+Parts of a step of the own MNIST config with conditioners twice as wide, each compiled alone: a step
 is two gradients of log p(x, y), one forward pass of the teacher, a view, and the optimiser. Where a
 part reaches a small share of the peak its products are small, and what lies between them counts:
 the inner and outer sizes of a level's products are the channels of its conditioners."""
@@ -21,9 +21,9 @@ the inner and outer sizes of a level's products are the channels of its conditio
 
 def run() -> list[dict[str, Any]]:
     """Measures every part, taking turns."""
-    config = config_of("mnist:density")
+    config = config_of(WIDE)
     batch = config["batch_size"]
-    model, params, x = flow_of("mnist:density", batch)
+    model, params, x = flow_of(WIDE, batch)
     bounds = config["augment"]
     z = jax.jit(model.body.forward)(params["body"], x)[0]
     contexts = jnp.eye(10)
