@@ -76,7 +76,10 @@ def add_pseudo_labels(
     try:
         run = load_run(source)
     except (ValueError, CheckpointError) as error:
-        raise ValueError(f"pseudo_labels: {error}") from None
+        raise ValueError(
+            f"pseudo_labels: expected the folder of a finished run, got {source}; train it there "
+            f"first, or give another one with --config.pseudo_labels=FOLDER ({error})"
+        ) from None
     if run.step < run.options.steps:
         raise ValueError(
             f"pseudo_labels: expected a finished run, got {source} at step {run.step} of "

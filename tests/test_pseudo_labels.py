@@ -64,7 +64,7 @@ def test_a_resumed_run_keeps_its_labels(
     teacher_moved = teacher.rename(tmp_path / "elsewhere")
     try:
         np.testing.assert_array_equal(runs.prepare(config, tmp_path).labels, labels)
-        with pytest.raises(ValueError, match="pseudo_labels: .*teacher-0: expected a run folder"):
+        with pytest.raises(ValueError, match="of a finished run, got .*teacher-0; train it there"):
             runs.prepare(config, tmp_path / "another")
     finally:
         teacher_moved.rename(teacher)

@@ -56,6 +56,10 @@ _MNIST_BASELINES = [
 SECTIONS: dict[str, Sequence[Row]] = {
     "MNIST": [
         Row("this project's own", "configs/mnist.py"),
+        Row(
+            "this project's own, density, from the labels of the row above",
+            "configs/mnist.py:density",
+        ),
         *_seven("mnist_table", published=True),
         *_MNIST_BASELINES,
     ],
@@ -160,6 +164,9 @@ def _notes(record: Mapping[str, Any]) -> str:
         notes.append("on held-out train objects")
     if config.get("num_labelled"):
         notes.append(f"{config['num_labelled']} labels")
+    if config.get("pseudo_labels"):
+        share, run = config["pseudo_label_share"], config["pseudo_labels"]
+        notes.append(f"and those that `{run}` gives {share:.0%} of the others")
     return ", ".join(notes)
 
 
