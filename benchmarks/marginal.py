@@ -7,19 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from benchmarks.models import WIDE, flow_of
+from benchmarks.models import DENSITY, flow_of
 
 TITLE = "Cost of the marginal"
 ABOUT = """\
 Time of log p(x) in passes of the body alone, forward and with gradients. A flow whose body sees
 the label, too, needs K passes; what K of them take is measured at K = 10. Operations are those
 of matrix products and convolutions. Temporary memory is what the compiler plans for log p(x) of
-the batch; above 128 labels they are mapped in slices, and gradients compute each slice again.
-*Wide*: conditioners of the width of `configs/mnist.py:density`."""
+the batch; above 128 labels they are mapped in slices, and gradients compute each slice again."""
 
 MODELS = (
     ("paper model", "mnist_table:glow_sgd", 8, (10,)),
-    ("own MNIST config, wide", WIDE, 32, (2, 10, 100, 1000)),
+    ("own MNIST config, :density", DENSITY, 32, (2, 10, 100, 1000)),
 )
 
 

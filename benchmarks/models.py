@@ -12,20 +12,11 @@ from scnf_jax.models import build_model
 from scnf_jax.scnf import SemiConditionalFlow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-WIDE = "mnist, wide"
-# Settings of the model that differ, by the config they are of.
-_VARIANTS = {WIDE: ("mnist", {"width": (32, 128)})}
+DENSITY = "mnist:density"
 
 
 def config_of(name: str) -> dict[str, Any]:
-    """Settings of a config file, ``FILE`` or ``FILE:ARGUMENT``, as plain dicts.
-
-    ``WIDE`` is the own MNIST config with conditioners of :density's width.
-    """
-    if name in _VARIANTS:
-        base, model = _VARIANTS[name]
-        config = config_of(base)
-        return {**config, "model": {**config["model"], **model}}
+    """Settings of a config file, ``FILE`` or ``FILE:ARGUMENT``, as plain dicts."""
     file, _, argument = name.partition(":")
     spec = importlib.util.spec_from_file_location(file, CONFIGS / f"{file}.py")
     if spec is None or spec.loader is None:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.models import WIDE, config_of, flow_of
+from benchmarks.models import DENSITY, config_of, flow_of
 from scnf_jax.inference import Engine
 from scnf_jax.loading import LoadedRun
 
 TITLE = "Serving"
 ABOUT = """\
-log p(x) and p(y|x) of objects by `Engine.scores`, as `predict` and `score` use it, on the own MNIST
-config's model with conditioners twice as wide. Objects go through in batches of one size, the last
+log p(x) and p(y|x) of objects by `Engine.scores`, as `predict` and `score` use it, on the model of
+`configs/mnist.py:density`. Objects go through in batches of one size, the last
 one padded, so that a new number of objects compiles nothing: the first row of a batch size compiles
 its program, the second takes it as it is."""
 
@@ -22,8 +22,8 @@ ROWS = ((1, 1), (1, 64), (64, 1), (64, 64), (64, 4096), (512, 64), (512, 4096))
 
 def run() -> list[dict[str, Any]]:
     """Measures batch sizes and numbers of objects."""
-    model, params, _ = flow_of(WIDE, 512)
-    loaded = LoadedRun(model, params, config_of(WIDE), 0, Path(), (28, 28, 1), 256, "")
+    model, params, _ = flow_of(DENSITY, 512)
+    loaded = LoadedRun(model, params, config_of(DENSITY), 0, Path(), (28, 28, 1), 256, "")
     x = np.random.default_rng(0).integers(0, 256, (4096, 28, 28, 1)).astype(np.uint8)
     rows = []
     engines = {size: Engine(loaded, size) for size, _ in ROWS}

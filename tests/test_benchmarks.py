@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import devices, measure, thresholds
+from benchmarks import bounds, devices, measure, thresholds
 from benchmarks.__main__ import section
 from scnf_jax.conditioners import Conv3x3
 
@@ -49,6 +49,27 @@ def test_collectives_of_a_compiled_program() -> None:
         ("all-reduce", 48),
         ("all-gather", 32),
     ]
+
+
+def test_operations_that_hold_a_product() -> None:
+    text = """
+%inner (a: f32[3,4]) -> f32[3,3] {
+  %a = f32[3,4]{1,0} parameter(0)
+  ROOT %dot.1 = f32[3,3]{1,0} dot(%a, %a), lhs_contracting_dims={1}
+}
+
+%plain (b: f32[3,3]) -> f32[3,3] {
+  ROOT %exp = f32[3,3]{1,0} exponential(%b)
+}
+
+ENTRY %main (x: f32[3,4]) -> f32[3,3] {
+  %x = f32[3,4]{1,0} parameter(0)
+  %made = f32[3,3]{1,0} fusion(%x), kind=kOutput, calls=%inner
+  %mapped = f32[3,3]{1,0} fusion(%made), kind=kLoop, calls=%plain
+  ROOT %dot.2 = f32[3,3]{1,0} dot(%made, %mapped), lhs_contracting_dims={1}
+}
+"""
+    assert bounds.products(text) == {"dot.1", "made", "dot.2"}
 
 
 def test_a_section_is_a_table() -> None:
