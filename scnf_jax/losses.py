@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from scnf_jax import objectives
 from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.data import dequantize, random_view
+from scnf_jax.metrics import bits_per_dim
 from scnf_jax.models import StackedVAE
 from scnf_jax.options import check_choice, check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
@@ -327,8 +328,7 @@ def _flow_loss(
             metrics["consistency"] = agreement(second)
             loss += share * ramp * objective.consistency_weight * metrics["consistency"]
         log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
-        dims = math.prod(first.shape[1:])
-        bits = math.log2(num_levels or 1) - log_prob / (dims * math.log(2.0))
+        bits = bits_per_dim(log_prob, math.prod(first.shape[1:]), num_levels)
         unlabelled = objectives.mean_weight(label < 0, labels_of_all < 0)
         named = objectives.named_share(pseudo_label, unlabelled, objective.temperature)
         return loss, LossOutput({"loss": loss, "bits_per_dim": bits, **metrics}, named)

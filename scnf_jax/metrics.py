@@ -3,9 +3,10 @@
 import math
 from typing import TypeVar
 
+import jax
 import numpy as np
 
-Number = TypeVar("Number", float, np.ndarray)
+Number = TypeVar("Number", float, np.ndarray, jax.Array)
 
 
 def bits_per_dim(log_prob: Number, num_dims: int, num_levels: int | None) -> Number:
