@@ -21,22 +21,24 @@ TURNS = 2
 
 def run() -> list[dict[str, Any]]:
     """Measures processes of both kinds in turn, and takes the better one of each."""
-    times: dict[str, list[dict[str, float]]] = {"": [], TUNABLE: []}
-    for _ in range(TURNS):
-        for value, found in times.items():
-            text = measure.output_of(PROGRAM, GLIBC_TUNABLES=value)
-            found.append(json.loads(text))
-    best = {value: {name: min(t[name] for t in found) for name in found[0]}
-            for value, found in times.items()}  # fmt: skip
-    return [
-        {
-            "call": name,
-            "milliseconds": 1e3 * seconds,
-            "milliseconds, huge pages": 1e3 * best[TUNABLE][name],
-            "time": best[TUNABLE][name] / seconds,
-        }
-        for name, seconds in best[""].items()
-    ]
+    turns = [(_process(""), _process(TUNABLE)) for _ in range(TURNS)]
+    rows = []
+    for name in turns[0][0]:
+        plain, huge = (min(turn[kind][name] for turn in turns) for kind in (0, 1))
+        rows.append(
+            {
+                "call": name,
+                "milliseconds": 1e3 * plain,
+                "milliseconds, huge pages": 1e3 * huge,
+                "time": huge / plain,
+            }
+        )
+    return rows
+
+
+def _process(tunables: str) -> dict[str, float]:
+    found: dict[str, float] = json.loads(measure.output_of(PROGRAM, GLIBC_TUNABLES=tunables))
+    return found
 
 
 def measured() -> dict[str, float]:

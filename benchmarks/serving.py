@@ -13,9 +13,9 @@ from scnf_jax.loading import LoadedRun
 TITLE = "Serving"
 ABOUT = """\
 log p(x) and p(y|x) of objects by `Engine.scores`, as `predict` and `score` use it, on the model of
-`configs/mnist.py:density`. Objects go through in batches of one size, the last
-one padded, so that a new number of objects compiles nothing: the first row of a batch size compiles
-its program, the second takes it as it is."""
+`configs/mnist.py:density`. Objects go through in batches of one size, the last one padded, so that
+a new number of objects compiles nothing: the first row of a batch size compiles its program, the
+second takes it as it is."""
 
 ROWS = ((1, 1), (1, 64), (64, 1), (64, 64), (64, 4096), (512, 64), (512, 4096))
 

@@ -20,8 +20,8 @@ TITLE = "Data on disk"
 ABOUT = """\
 Training steps of `configs/mnist.py:density` on images of noise: all of them on the device, or in a
 folder of `.npy` files that is mapped into memory (`--config.stream=True`), and read a call ahead by
-one thread. The files are in the page cache, as
-they are from the second epoch on where they fit. Same rows, same noise, same losses."""
+one thread. The files are in the page cache, as they are from the second epoch on where they fit.
+Same rows, same noise, same losses."""
 CALL = 10
 IMAGES = 60_000
 

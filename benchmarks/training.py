@@ -66,8 +66,8 @@ def stepping(name: str, changes: dict[str, Any], steps_per_call: int, devices: i
     """
     config = config_of(name)
     model = {**config["model"], **changes.get("model", {})}
-    changes = {"steps_per_call": steps_per_call, **changes, "model": model}
-    options = parse_config({**config, **changes})
+    settings = {**config, "steps_per_call": steps_per_call, **changes, "model": model}
+    options = parse_config(settings)
     dataset = _noise() if options.dataset == "mnist" else load_dataset(options.dataset)
     mesh = parallel.data_mesh(jax.devices()[:devices])
     _, trainer = build(options, dataset, mesh)
