@@ -42,10 +42,14 @@ def parse_flags(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             raise ValueError(f"expected only --flags, got {rest[1]!r}")
     except (flags.Error, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
-        # config_flags raises AttributeError with a suggestion for a key that is not there, and
-        # puts the whole traceback of a config file into its message.
         lines = str(error).replace("\\n", "\n").replace("\\'", "'").strip().splitlines()
-        sys.exit(_complain(lines[-1] if "Traceback" in str(error) else " ".join(lines)))
+        if "Traceback" in str(error):  # of a failure in a config file
+            sys.exit(_complain(lines[-1]))
+        message = " ".join(lines)
+        if isinstance(error, AttributeError | KeyError):  # a key, and a near one where there is
+            key = message.strip("\"'").replace("'", "")
+            message = f"--config: the file lists no such setting for a flag to change: {key}"
+        sys.exit(_complain(message))
     return rest
 
 

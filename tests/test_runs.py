@@ -195,6 +195,10 @@ def test_every_config_in_its_tiny_mode(tmp_path: Path, config: str) -> None:
         (["--config=configs/dgits.py"], "configs/dgits.py"),
         (["--config=configs/moons.py:small"], "expected :full or :tiny, got :small"),
         (["--config=configs/moons.py", "--config.sede=1"], 'Did you mean "seed"'),
+        (
+            ["--config=configs/moons.py", "--config.model.bins=2"],
+            "no such setting for a flag to change: bins",
+        ),
         (["--config=configs/moons.py", "--config.seed=x"], "--config.seed=x"),
         (["--confg=configs/moons.py"], "Did you mean: config"),
         (["configs/moons.py"], "--config"),
