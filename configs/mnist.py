@@ -23,6 +23,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.num_labelled = 100
     config.validation_size = 0
     config.pseudo_labels = placeholder(str)  # a finished run's folder; not given: none
+    config.pseudo_label_shift = 0
     config.pseudo_label_share = 1.0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
@@ -32,7 +33,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.batch_size = 64
     config.labelled_fraction = placeholder(float)
     config.labelled_fraction = 0.2
-    config.init_batch_size = 512
+    config.init_batch_size = 4096  # the histograms of pixels are counted on it
     config.eval_every = 500
     config.checkpoint_every = 500
     config.steps_per_call = 4
@@ -47,6 +48,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         "head_width": 64,
         "linear": "lu",
         "scale": "exp",
+        "histogram_bins": 256,
         "unroll": 8,
         "memory": "store",
         "dtype": "float32",
@@ -78,10 +80,9 @@ def get_config(mode: str = "full") -> ConfigDict:
     if mode == "density":
         config.steps = 4000
         config.pseudo_labels = "runs/mnist-{seed}"
-        config.pseudo_label_share = 0.9
+        config.pseudo_label_shift = 1
         config.labelled_fraction = None  # most objects have a label now
-        config.init_batch_size = 4096  # the histograms of pixels are counted on it
-        config.model.update({"width": (32, 128), "histogram_bins": 256})
+        config.model.width = (32, 128)
         config.objective = {
             "name": "sgd",
             "classification_weight": 500.0,

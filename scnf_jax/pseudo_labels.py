@@ -1,6 +1,7 @@
 """Labels that a trained model gives to objects without one, for another model to learn from."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def add_pseudo_labels(
     """Gives objects without a label those of the run that the settings name.
 
     Args:
-      options: with ``pseudo_labels`` and ``pseudo_label_share``.
+      options: with ``pseudo_labels``, ``pseudo_label_shift`` and ``pseudo_label_share``.
       folder: of the run to be trained; the labels that it was begun with, where it has been.
       x: train objects.
       labels: int32 ``[N]``, -1 for "not known"; those that are known stay.
@@ -64,14 +65,17 @@ def add_pseudo_labels(
       int32 ``[N]``, -1 where there is still none.
 
     Raises:
-      ValueError: where there is no such run, it saw other labels, or the folder's own labels
-        are damaged.
+      ValueError: where there is no such run, it saw other labels, vectors are to be moved, or
+        the folder's own labels are damaged.
     """
     if options.pseudo_labels is None:
         return labels
     saved = folder / _FILE
     if saved.exists():
         return _read(saved, len(labels))
+    shift = options.pseudo_label_shift
+    if shift and x.ndim != 4:
+        raise ValueError(f"pseudo_label_shift: expected 0 for vectors, got {shift}")
     source = options.pseudo_labels.replace("{seed}", str(options.seed))
     try:
         run = load_run(source)
@@ -93,12 +97,31 @@ def add_pseudo_labels(
                 f"{name.removeprefix('resolved_')} {theirs!r}, not {ours!r}"
             )
     engine = Engine(run)
-    parts = [
-        engine.scores_of_batch(take(x, part), part).log_posterior
-        for part in engine.batches(len(labels))
-    ]
+    parts = []
+    for part in engine.batches(len(labels)):
+        views = _moved(take(x, part), shift)
+        scores = [engine.scores_of_batch(view, part).log_posterior for view in views]
+        parts.append(np.mean(scores, 0))
     pseudo = surest_labels(np.concatenate(parts), options.pseudo_label_share)
     return np.where(labels < 0, pseudo, labels)
+
+
+def _moved(images: np.ndarray, pixels: int) -> Iterator[np.ndarray]:
+    """Objects, and images ``[n, H, W, C]`` moved up, down, left and right; 0 comes in.
+
+    Example:
+      >>> images = np.array([[1, 2], [3, 4]]).reshape(1, 2, 2, 1)
+      >>> [view.ravel().tolist() for view in _moved(images, 1)]
+      [[1, 2, 3, 4], [3, 4, 0, 0], [0, 0, 1, 2], [2, 0, 4, 0], [0, 1, 0, 3]]
+    """
+    yield images
+    if not pixels:
+        return
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+    for row, column in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        top, left = pixels + row * pixels, pixels + column * pixels
+        yield padded[:, top : top + height, left : left + width]
 
 
 def save_labels(folder: Path, labels: np.ndarray) -> None:

@@ -34,6 +34,8 @@ class RunOptions:
         settings can be chosen without test labels; 0: the test set.
       pseudo_labels: folder of a finished run on the same labels, whose labels the objects
         without one get; ``{seed}`` in it stands for ``seed``. None: no such labels.
+      pseudo_label_shift: pixels by which the run also sees each image moved, up, down, left and
+        right, so that a label is what five posteriors say together; 0: the image alone.
       pseudo_label_share: of the objects of each class, the surest first, that get one; see
         :func:`~scnf_jax.pseudo_labels.surest_labels`.
       stream: whether train objects stay on disk and are read as they are needed; see
@@ -58,6 +60,7 @@ class RunOptions:
     init_batch_size: int = 512
     validation_size: int = 0
     pseudo_labels: str | None = None
+    pseudo_label_shift: int = 0
     pseudo_label_share: float = 1.0
     stream: bool | None = None
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
@@ -79,6 +82,7 @@ class RunOptions:
         check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
         check_range("num_labelled", self.num_labelled, 0)
         check_range("validation_size", self.validation_size, 0)
+        check_range("pseudo_label_shift", self.pseudo_label_shift, 0)
         check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
 
     @property

@@ -56,6 +56,11 @@ def test_a_run_learns_from_the_labels_of_another(teacher: Path, tmp_path: Path) 
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
+def test_vectors_are_not_moved(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pseudo_label_shift: expected 0 for vectors"):
+        runs.prepare(_taught(teacher, pseudo_label_shift=1), tmp_path / "run")
+
+
 def test_a_resumed_run_keeps_its_labels(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
