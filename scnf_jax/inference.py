@@ -1,5 +1,6 @@
 """A trained model on many objects: batches of one size, so that one compilation serves all."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -210,9 +211,21 @@ class Engine:
         return np.concatenate(parts)
 
     def to_levels(self, x: np.ndarray) -> np.ndarray:
-        """Objects on the model's scale as stored: grey levels uint8; vectors pass."""
+        """Objects on the model's scale as stored: grey levels uint8; vectors pass.
+
+        Far from what a flow was trained on its inverse can overflow. What is not finite becomes
+        0, and a warning says how many objects that concerns.
+        """
         if self.run.num_levels is None:
             return x
+        lost = int((~np.isfinite(x)).reshape(len(x), -1).any(-1).sum())
+        if lost:
+            warnings.warn(
+                f"{lost} of {len(x)} objects are not finite, an overflow of the inverse; 0 stands "
+                "in their place",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         levels = np.floor(np.nan_to_num(x, nan=0.0) * self.run.num_levels)
         return np.clip(levels, 0, self.run.num_levels - 1).astype(np.uint8)
 

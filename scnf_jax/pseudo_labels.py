@@ -1,11 +1,13 @@
 """Labels that a trained model gives to objects without one, for another model to learn from."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from scnf_jax import parallel
 from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.data import TrainObjects, take
 from scnf_jax.inference import Engine
@@ -96,6 +98,8 @@ def add_pseudo_labels(
                 f"pseudo_labels: expected a run on the same labels, got {source} with "
                 f"{name.removeprefix('resolved_')} {theirs!r}, not {ours!r}"
             )
+    if parallel.is_first():
+        sys.stderr.write(f"{source} gives labels to {len(labels)} train objects ...\n")
     engine = Engine(run)
     parts = []
     for part in engine.batches(len(labels)):

@@ -195,6 +195,17 @@ def test_labels_to_encode_under(run: Path) -> None:
     assert (sampled != likely).any()  # an untrained posterior is far from certain
 
 
+def test_an_overflow_of_the_inverse_is_said(run: Path) -> None:
+    engine = Engine(scnf_jax.load_run(run), batch_size=16)
+    x = np.full((3, 8, 8, 1), 0.5)
+    x[1, 0, 0] = np.nan
+    with pytest.warns(RuntimeWarning, match="1 of 3 objects are not finite"):
+        levels = engine.to_levels(x)
+    assert levels.dtype == np.uint8
+    assert levels[1, 0, 0] == 0
+    assert np.sum(levels == 8) == 3 * 64 - 1  # 0.5 of 17 levels
+
+
 def test_relabel_keeps_the_object_under_its_own_label(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
