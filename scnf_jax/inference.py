@@ -213,16 +213,16 @@ class Engine:
     def to_levels(self, x: np.ndarray) -> np.ndarray:
         """Objects on the model's scale as stored: grey levels uint8; vectors pass.
 
-        Far from what a flow was trained on its inverse can overflow. What is not finite becomes
-        0, and a warning says how many objects that concerns.
+        Far from what a flow was trained on its inverse can overflow. NaN becomes 0, an infinity
+        the nearest level, and a warning says how many objects that concerns.
         """
         if self.run.num_levels is None:
             return x
-        lost = int((~np.isfinite(x)).reshape(len(x), -1).any(-1).sum())
+        lost = np.sum(~np.isfinite(x).all(tuple(range(1, x.ndim))))
         if lost:
             warnings.warn(
-                f"{lost} of {len(x)} objects are not finite, an overflow of the inverse; 0 stands "
-                "in their place",
+                f"{lost} of {len(x)} objects are not finite, an overflow of the inverse: pixels "
+                "that are NaN become 0",
                 RuntimeWarning,
                 stacklevel=2,
             )
