@@ -28,7 +28,7 @@ def relabelled(engine: Engine, x: np.ndarray, label: np.ndarray) -> np.ndarray:
     latents = engine.encode(x, label)
     every = range(engine.run.num_classes)
     rows = [engine.decode(latents, np.full(len(x), k, np.int32)) for k in every]
-    return np.stack([engine.to_levels(row) for row in rows])
+    return engine.to_levels(np.concatenate(rows)).reshape(len(rows), *x.shape)
 
 
 class Acceptance(NamedTuple):
