@@ -113,7 +113,11 @@ def coupling(
 
         return channels if split == "channels" else board
 
-    return Bijector(init, direction(transform.forward), direction(transform.inverse))
+    # Under jit of its own a map is traced once, however many calls of a program make use of it:
+    # `chain` and `repeat` call it at every level of their `init`, a loss for every view.
+    return Bijector(
+        init, jax.jit(direction(transform.forward)), jax.jit(direction(transform.inverse))
+    )
 
 
 class _ChannelHalves(NamedTuple):
