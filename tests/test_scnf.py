@@ -176,7 +176,7 @@ def test_body_runs_once_whatever_the_number_of_labels() -> None:
             return body.forward(params, x, context)
 
         body = model.body
-        named = body._replace(forward=jax.jit(body_forward))
+        named = body._replace(forward=body_forward)  # a model calls it under jit, by this name
         model = semi_conditional_flow(named, model.head, num_classes)
         x = jnp.full((4, *IMAGE), 0.5)
         params = jax.eval_shape(model.init, KEY, x)
