@@ -178,7 +178,9 @@ class Engine:
             drawn = jax.random.categorical(self._label_key, jnp.asarray(log_posterior))
             return np.asarray(drawn, np.int32)
         likely = np.argmax(log_posterior, -1).astype(np.int32)
-        return likely if given is None else np.where(given < 0, likely, given).astype(np.int32)
+        if choice == "likely" or given is None:
+            return likely
+        return np.where(given < 0, likely, given).astype(np.int32)
 
     def encode(self, x: np.ndarray, label: np.ndarray) -> Latents:
         """Latents of objects as stored, under labels ``[N]``; see ``model.encode``."""

@@ -186,6 +186,8 @@ def test_labels_to_encode_under(run: Path) -> None:
     x = DIGITS.test_x[:40]
     likely = engine.labels(x, "likely")
     np.testing.assert_array_equal(likely, engine.scores(x).label)
+    others = (likely + 1) % 10
+    np.testing.assert_array_equal(engine.labels(x, "likely", others), likely)
     given = np.where(np.arange(40) < 20, DIGITS.test_y[:40], -1)
     mixed = engine.labels(x, "given", given)
     np.testing.assert_array_equal(mixed[:20], DIGITS.test_y[:20])
