@@ -136,13 +136,13 @@ def semi_conditional_flow(
     base = density if density is not None else diagonal_normal()
 
     # What a program calls several times, for several views say, is traced once.
-    body_forward, head_forward = jax.jit(body.forward), jax.jit(head.forward)
+    body, head = (part._replace(forward=jax.jit(part.forward)) for part in (body, head))
 
     def embedding(params: Params, dtype: jnp.dtype) -> Array:
         return params["label_embedding"] if embed_labels else jnp.eye(num_classes, dtype=dtype)
 
     def run_body(params: Params, x: Array) -> tuple[Array, tuple[Array, ...], Array]:
-        z, log_det = body_forward(params["body"], x)
+        z, log_det = body.forward(params["body"], x)
         *z_aux, z_f = z if isinstance(z, tuple) else (z,)
         return z_f, tuple(z_aux), log_det
 
@@ -166,7 +166,7 @@ def semi_conditional_flow(
             log_det = log_det + base.log_prob(params["base"]["aux"], z_aux)
 
         def under(context: Array) -> Array:
-            z_h, head_log_det = head_forward(params["head"], z_f, context[None])
+            z_h, head_log_det = head.forward(params["head"], z_f, context[None])
             return head_log_det + base.log_prob(params["base"]["head"], z_h)
 
         contexts = embedding(params, z_f.dtype)
