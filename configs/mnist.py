@@ -78,14 +78,18 @@ def get_config(mode: str = "full") -> ConfigDict:
     }
     config.augment = {"shift": 3.0, "rotate": 20.0, "scale": 0.25, "shear": 0.2, "elastic": 1.5}
     if mode == "density":
-        config.steps = 4000
+        config.steps = 6000
+        config.eval_every = 1000
         config.pseudo_labels = "runs/mnist-{seed}"
         config.pseudo_label_shift = 1
         config.labelled_fraction = None  # most objects have a label now
         config.model.width = (32, 128)
+        config.model.pixel_steps = 2
+        config.model.vector_steps = 4
+        config.optimizer.learning_rate = 2e-3
         config.objective = {
             "name": "sgd",
-            "classification_weight": 500.0,
+            "classification_weight": 50.0,
             "temperature": 10.0,
             "anneal_to": 1.0,
         }

@@ -1,6 +1,6 @@
 """The model: exactness, cost, and what it gives back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,8 +30,15 @@ def fitted(model: SemiConditionalFlow, shape: tuple[int, ...] = IMAGE) -> tuple[
     return perturbed(jax.jit(model.init)(KEY, x)), x
 
 
+def longer_glow() -> SemiConditionalFlow:
+    sizes = {"steps": (1, 1), "width": 8, "head_steps": 1, "head_width": 8}
+    on_pixels = {"histogram_bins": 16, "pixel_steps": 2, "pixel_width": 8}
+    return glow(IMAGE, 3, **sizes, **on_pixels, vector_steps=1, vector_width=8)
+
+
 MODELS = {
     "glow": small_glow,
+    "glow, pixels and vector": longer_glow,
     "gmm": lambda: gmm(IMAGE, 3, steps=(1, 1), width=8),
     "embedded": lambda: semi_conditional_flow(
         bj.chain(bj.logit(), bj.flatten(IMAGE)),
@@ -110,9 +117,10 @@ def test_negative_label_samples_from_the_prior() -> None:
     assert abs(float((x > 0).mean()) - 0.75) < 0.03
 
 
-def test_log_prob_is_the_density_of_an_image_model() -> None:
+@pytest.mark.parametrize("make", [small_glow, longer_glow])
+def test_log_prob_is_the_density_of_an_image_model(make: Callable[[], SemiConditionalFlow]) -> None:
     """Against autodiff: log p(x) = log p(z) + slogdet(dz/dx), summed over labels by hand."""
-    model = small_glow()
+    model = make()
     params, x = fitted(model)
     with jax.enable_x64(True):
         params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))

@@ -50,6 +50,50 @@ def coupling_pair(
     )
 
 
+def coupling_steps(
+    event_shape: Sequence[int],
+    steps: int,
+    width: int,
+    num_blocks: int,
+    *,
+    linear: Kind = "full",
+    coupling: CouplingName = "affine",
+    unroll: int = 1,
+    memory: Memory = "store",
+    dtype: str | None = None,
+    **settings: object,
+) -> Bijector:
+    """Flow steps on an event as one vector; with a label as their context, the head of SCNF-GLOW.
+
+    Args:
+      event_shape: of the event.
+      steps: flow steps.
+      width: of the residual conditioners.
+      num_blocks: of the residual conditioners.
+      linear: kind of the linear maps.
+      coupling: name of the coupling.
+      unroll: of :func:`~scnf_jax.bijectors.repeat`.
+      memory: of :func:`~scnf_jax.bijectors.repeat`.
+      dtype: see :func:`glow_body`.
+      **settings: of the coupling.
+
+    Returns:
+      A bijector to ``[batch, prod(event_shape)]``.
+    """
+    size = math.prod(event_shape)
+    step = bj.chain(
+        bj.actnorm(),
+        bj.invertible_linear(linear),
+        coupling_pair(
+            coupling,
+            size,
+            lambda n: ResidualMLP(n, width, num_blocks, dtype=dtype),
+            **settings,
+        ),
+    )
+    return bj.chain(bj.flatten(event_shape), bj.repeat(step, steps, unroll, memory))
+
+
 def glow_body(
     image_shape: Sequence[int],
     steps: Sequence[int],
@@ -62,6 +106,10 @@ def glow_body(
     max_log_scale: float = 2.0,
     alpha: float = 0.05,
     histogram_bins: int = 0,
+    pixel_steps: int = 0,
+    pixel_width: int = 32,
+    vector_steps: int = 0,
+    vector_width: int = 256,
     unroll: int = 1,
     memory: Memory = "store",
     split_last: int = 0,
@@ -85,6 +133,13 @@ def glow_body(
       alpha: of :func:`~scnf_jax.bijectors.logit`.
       histogram_bins: of :func:`~scnf_jax.bijectors.marginal_gaussianization`, which then takes
         the place of the logit: the number of grey levels, as 256. 0: the logit.
+      pixel_steps: steps of mixture couplings on the first level's squeezed pixels, before its flow
+        steps mix them. Given its neighbours a pixel is often within one grey level, as background
+        is, so that its density has edges, which a mixture follows and an affine map does not.
+      pixel_width: channels inside their conditioners.
+      vector_steps: flow steps on ``z_f`` as one vector, after the last level. They are those of
+        the head without the label, so they run once, whatever K is.
+      vector_width: of their conditioners.
       unroll: of :func:`~scnf_jax.bijectors.repeat`.
       memory: of :func:`~scnf_jax.bijectors.repeat`.
       split_last: how often half of the last level is factored out before the head, so that
@@ -114,65 +169,46 @@ def glow_body(
     check_choice("model.dtype", dtype, (None, "float32", "bfloat16"))
     settings = {"scale": scale, "max_log_scale": max_log_scale} if coupling == "affine" else {}
 
-    def level(num: int, channels: int, inside: int) -> Bijector:
-        def conditioner(num_outputs: int) -> Conditioner:
-            return ResidualConv(num_outputs, inside, num_blocks, dtype=dtype)
+    def conditioner(inside: int) -> MakeConditioner:
+        return lambda num_outputs: ResidualConv(num_outputs, inside, num_blocks, dtype=dtype)
 
-        pair = coupling_pair(coupling, channels, conditioner, **settings)
+    def level(num: int, channels: int, inside: int) -> Bijector:
+        pair = coupling_pair(coupling, channels, conditioner(inside), **settings)
         step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
-        return bj.chain(bj.squeeze(), bj.repeat(step, num, unroll, memory))
+        return bj.repeat(step, num, unroll, memory)
+
+    def pixel_level(channels: int) -> Bijector:
+        pair = coupling_pair("mixture", channels, conditioner(pixel_width))
+        # The two halves are the rows of the squeezed blocks, then their columns.
+        turned = [4 * c + pixel for c in range(channels // 4) for pixel in (0, 2, 1, 3)]
+        return bj.repeat(bj.chain(pair, bj.permute(turned)), pixel_steps, unroll, memory)
 
     levels = []
     for index, (num, inside) in enumerate(zip(steps, widths, strict=True)):
         channels *= 4 if index == 0 else 2
-        levels.append(level(num, channels, inside))
+        pixels_first = [pixel_level(channels)] if index == 0 and pixel_steps else []
+        levels.append(bj.chain(bj.squeeze(), *pixels_first, level(num, channels, inside)))
     for _ in range(split_last):
         levels.append(bj.identity())
         channels //= 2
-    z_f = (height // factor, width_px // factor, channels)
+    z_f: tuple[int, ...] = (height // factor, width_px // factor, channels)
+    if vector_steps:
+        steps_on_vector = coupling_steps(
+            z_f,
+            vector_steps,
+            vector_width,
+            1,
+            linear=linear,
+            coupling=coupling,
+            unroll=unroll,
+            memory=memory,
+            dtype=dtype,
+            **settings,
+        )
+        levels[-1] = bj.chain(levels[-1], steps_on_vector)
+        z_f = (math.prod(z_f),)
     pixels = bj.marginal_gaussianization(histogram_bins) if histogram_bins else bj.logit(alpha)
     return bj.chain(pixels, bj.multiscale(*levels)), z_f
-
-
-def coupling_head(
-    event_shape: Sequence[int],
-    steps: int,
-    width: int,
-    num_blocks: int,
-    *,
-    linear: Kind = "full",
-    coupling: CouplingName = "affine",
-    unroll: int = 1,
-    memory: Memory = "store",
-    dtype: str | None = None,
-) -> Bijector:
-    """The head of SCNF-GLOW: conditional flow steps on ``z_f`` as one vector.
-
-    Args:
-      event_shape: of ``z_f``.
-      steps: flow steps.
-      width: of the residual conditioners.
-      num_blocks: of the residual conditioners.
-      linear: kind of the linear maps.
-      coupling: name of the coupling.
-      unroll: of :func:`~scnf_jax.bijectors.repeat`.
-      memory: of :func:`~scnf_jax.bijectors.repeat`.
-      dtype: see :func:`glow_body`.
-
-    Returns:
-      A bijector whose context is the label.
-    """
-    size = math.prod(event_shape)
-    step = bj.chain(
-        bj.actnorm(),
-        bj.invertible_linear(linear),
-        coupling_pair(
-            coupling,
-            size,
-            lambda n: ResidualMLP(n, width, num_blocks, dtype=dtype),
-        ),
-    )
-    return bj.chain(bj.flatten(event_shape), bj.repeat(step, steps, unroll, memory))
 
 
 def glow(
@@ -192,6 +228,10 @@ def glow(
     max_log_scale: float = 2.0,
     alpha: float = 0.05,
     histogram_bins: int = 0,
+    pixel_steps: int = 0,
+    pixel_width: int = 32,
+    vector_steps: int = 0,
+    vector_width: int = 256,
     unroll: int = 1,
     memory: Memory = "store",
     split_last: int = 0,
@@ -215,6 +255,10 @@ def glow(
       max_log_scale: see :func:`glow_body`.
       alpha: of the logit.
       histogram_bins: see :func:`glow_body`.
+      pixel_steps: see :func:`glow_body`.
+      pixel_width: see :func:`glow_body`.
+      vector_steps: see :func:`glow_body`.
+      vector_width: see :func:`glow_body`.
       unroll: of the scans over layers.
       memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
       split_last: see :func:`glow_body`.
@@ -245,12 +289,16 @@ def glow(
         max_log_scale=max_log_scale,
         alpha=alpha,
         histogram_bins=histogram_bins,
+        pixel_steps=pixel_steps,
+        pixel_width=pixel_width,
+        vector_steps=vector_steps,
+        vector_width=vector_width,
         unroll=unroll,
         memory=memory,
         split_last=split_last,
         dtype=dtype,
     )
-    head = coupling_head(
+    head = coupling_steps(
         z_f,
         head_steps,
         head_width,
@@ -277,6 +325,10 @@ def gmm(
     max_log_scale: float = 2.0,
     alpha: float = 0.05,
     histogram_bins: int = 0,
+    pixel_steps: int = 0,
+    pixel_width: int = 32,
+    vector_steps: int = 0,
+    vector_width: int = 256,
     unroll: int = 1,
     memory: Memory = "store",
     split_last: int = 0,
@@ -296,6 +348,10 @@ def gmm(
       max_log_scale: see :func:`glow_body`.
       alpha: of the logit.
       histogram_bins: see :func:`glow_body`.
+      pixel_steps: see :func:`glow_body`.
+      pixel_width: see :func:`glow_body`.
+      vector_steps: see :func:`glow_body`.
+      vector_width: see :func:`glow_body`.
       unroll: of the scans over layers.
       memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
       split_last: see :func:`glow_body`.
@@ -318,6 +374,10 @@ def gmm(
         max_log_scale=max_log_scale,
         alpha=alpha,
         histogram_bins=histogram_bins,
+        pixel_steps=pixel_steps,
+        pixel_width=pixel_width,
+        vector_steps=vector_steps,
+        vector_width=vector_width,
         unroll=unroll,
         memory=memory,
         split_last=split_last,
