@@ -152,7 +152,7 @@ def test_log_prob_is_the_density_of_an_image_model(make: Callable[[], SemiCondit
 def test_density_integrates_to_one() -> None:
     model = vector((2,), 2, steps=2, head_steps=2, hidden=(8,))
     x = jax.random.normal(KEY, (64, 2))
-    params = perturbed(model.init(KEY, x))
+    params = perturbed(jax.jit(model.init)(KEY, x))
     axis = jnp.linspace(-30, 30, 500)
     grid = jnp.stack(jnp.meshgrid(axis, axis), -1)
     rows = jax.jit(lambda p: jax.lax.map(lambda row: model.log_prob(p, row), grid))
