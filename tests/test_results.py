@@ -1,5 +1,6 @@
 """The table of results and the verb that writes it."""
 
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -111,6 +112,13 @@ def test_overridden_settings_are_another_row(tmp_path: Path) -> None:
     assert f"`{command}`" in page.split("## Other settings")[1]
 
 
+@functools.cache
+def check_that_it_starts(model: str, shape: tuple[int, ...]) -> None:
+    """Cached, since rows share their models."""
+    init = build_model(json.loads(model), shape, 10).init
+    jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), "float32"))
+
+
 @pytest.mark.parametrize(
     "config", [row.config for rows in results.SECTIONS.values() for row in rows]
 )
@@ -125,8 +133,7 @@ def test_every_row_has_a_config(config: str) -> None:
         return
     options = parse_config(settings)
     shape = {"mnist": (28, 28, 1), "digits": (8, 8, 1)}.get(options.dataset, (2,))
-    model = build_model(options.model, shape, 10)
-    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), "float32"))
+    check_that_it_starts(json.dumps(options.model), shape)
     assert f"python train.py --config={path}" in str(module.__doc__)
 
 

@@ -135,7 +135,8 @@ def glow_body(
         the place of the logit: the number of grey levels, as 256. 0: the logit.
       pixel_steps: steps of mixture couplings on the first level's squeezed pixels, before its flow
         steps mix them. Given its neighbours a pixel is often within one grey level, as background
-        is, so that its density has edges, which a mixture follows and an affine map does not.
+        is, so that its density has edges, which a mixture follows and an affine map does not; see
+        :func:`~scnf_jax.bijectors.mixture_coupling`.
       pixel_width: channels inside their conditioners.
       vector_steps: flow steps on ``z_f`` as one vector, after the last level. They are those of
         the head without the label, so they run once, whatever K is.
@@ -172,12 +173,12 @@ def glow_body(
     def conditioner(inside: int) -> MakeConditioner:
         return lambda num_outputs: ResidualConv(num_outputs, inside, num_blocks, dtype=dtype)
 
-    def level(num: int, channels: int, inside: int) -> Bijector:
+    def flow_steps(num: int, channels: int, inside: int) -> Bijector:
         pair = coupling_pair(coupling, channels, conditioner(inside), **settings)
         step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
         return bj.repeat(step, num, unroll, memory)
 
-    def pixel_level(channels: int) -> Bijector:
+    def steps_on_pixels(channels: int) -> Bijector:
         pair = coupling_pair("mixture", channels, conditioner(pixel_width))
         # The two halves are the rows of the squeezed blocks, then their columns.
         turned = [4 * c + pixel for c in range(channels // 4) for pixel in (0, 2, 1, 3)]
@@ -186,14 +187,14 @@ def glow_body(
     levels = []
     for index, (num, inside) in enumerate(zip(steps, widths, strict=True)):
         channels *= 4 if index == 0 else 2
-        pixels_first = [pixel_level(channels)] if index == 0 and pixel_steps else []
-        levels.append(bj.chain(bj.squeeze(), *pixels_first, level(num, channels, inside)))
+        first = [steps_on_pixels(channels)] if index == 0 and pixel_steps else []
+        levels.append(bj.chain(bj.squeeze(), *first, flow_steps(num, channels, inside)))
     for _ in range(split_last):
         levels.append(bj.identity())
         channels //= 2
     z_f: tuple[int, ...] = (height // factor, width_px // factor, channels)
     if vector_steps:
-        steps_on_vector = coupling_steps(
+        on_vector = coupling_steps(
             z_f,
             vector_steps,
             vector_width,
@@ -205,7 +206,7 @@ def glow_body(
             dtype=dtype,
             **settings,
         )
-        levels[-1] = bj.chain(levels[-1], steps_on_vector)
+        levels[-1] = bj.chain(levels[-1], on_vector)
         z_f = (math.prod(z_f),)
     pixels = bj.marginal_gaussianization(histogram_bins) if histogram_bins else bj.logit(alpha)
     return bj.chain(pixels, bj.multiscale(*levels)), z_f
