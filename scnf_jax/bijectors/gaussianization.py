@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
+from jax.typing import DTypeLike
 
 from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_event, sum_event
 
@@ -28,8 +29,11 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
     after a :func:`logit` it starts by learning the levels.
 
     ``init`` counts the bins of every element in its batch, and adds ``prior_count`` objects
-    with the levels of all elements together, so that no bin is empty. Outside of [0, 1) ``x`` is
-    clipped.
+    with the levels of all elements together, so that no bin is empty.
+
+    Further out than ``z_max = -Phi^{-1}(eps)``, with the machine's ``eps`` (5.2 in float32), the
+    quantile is continued by its tangent. So every real ``z`` has an ``x`` of its own, slightly
+    outside of [0, 1) where ``z`` is far out, and both directions give that pair one density.
 
     Args:
       num_bins: B, at least 2; that of the grey levels.
@@ -77,7 +81,7 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
         check(params, x)
         number = bin_of(x)
         below, log_prob, above = _at(_tables(params["logits"]), number)
-        inside = jnp.clip(num_bins * x - number, 0.0, 1.0)
+        inside = num_bins * x - number
         prob = jnp.exp(log_prob)
         z = _normal_quantile(below + inside * prob, above + (1.0 - inside) * prob)
         return z, sum_event(math.log(num_bins) + log_prob + _minus_log_normal(z))
@@ -86,7 +90,7 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
         del context
         check(params, z)
         tables = below, _, above = _tables(params["logits"])
-        lower, upper = ndtr(z), ndtr(-z)
+        lower, upper = _normal_cdf(z), _normal_cdf(-z)
         left = lower < upper  # counted from the nearer end, where numbers are finer
         passed = jnp.where(
             left[..., None],
@@ -97,7 +101,7 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
         start, log_prob, end = _at(tables, number)
         prob = jnp.exp(log_prob)
         inside = jnp.where(left, (lower - start) / prob, 1.0 - (upper - end) / prob)
-        x = (number + jnp.clip(inside, 0.0, 1.0)) / num_bins
+        x = (number + inside) / num_bins
         return x, -sum_event(math.log(num_bins) + log_prob + _minus_log_normal(z))
 
     return Bijector(init, forward, inverse)
@@ -122,15 +126,32 @@ def _at(tables: tuple[Array, Array, Array], number: Array) -> tuple[Array, Array
     return below, log_prob, above
 
 
+def _outermost(dtype: DTypeLike) -> tuple[Array, Array]:
+    """``eps`` and ``z_max``, where the tangents begin."""
+    smallest = jnp.asarray(jnp.finfo(dtype).eps, dtype)
+    return smallest, -ndtri(smallest)
+
+
 def _minus_log_normal(z: Array) -> Array:
-    return 0.5 * (z * z + math.log(2 * math.pi))
+    """``-log dF/dz`` of :func:`_normal_cdf`; a constant on the tangents."""
+    _, z_max = _outermost(z.dtype)
+    return 0.5 * (jnp.minimum(jnp.abs(z), z_max) ** 2 + math.log(2 * math.pi))
+
+
+def _normal_cdf(z: Array) -> Array:
+    """``Phi(z)``; below ``-z_max`` its tangent there, which is negative from some point on."""
+    smallest, z_max = _outermost(z.dtype)
+    tangent = smallest + (z + z_max) * jnp.exp(-_minus_log_normal(z_max))
+    return jnp.where(z < -z_max, tangent, ndtr(z))
 
 
 @jax.custom_jvp
 def _normal_quantile(lower: Array, upper: Array) -> Array:
-    """``z`` with ``Phi(z) = lower = 1 - upper``, from the smaller of the two; finite at 0."""
-    smallest = jnp.finfo(lower.dtype).eps
-    z = ndtri(jnp.maximum(jnp.minimum(lower, upper), smallest))
+    """``z`` with ``F(z) = lower = 1 - upper``, from the smaller of the two."""
+    smallest, z_max = _outermost(lower.dtype)
+    nearer = jnp.minimum(lower, upper)
+    tangent = (nearer - smallest) * jnp.exp(_minus_log_normal(z_max)) - z_max
+    z = jnp.where(nearer < smallest, tangent, ndtri(jnp.maximum(nearer, smallest)))
     return jnp.where(lower < upper, z, -z)
 
 

@@ -324,6 +324,24 @@ def test_gaussianization_keeps_rare_levels_at_either_end() -> None:
     np.testing.assert_array_equal(jnp.floor(256 * layer.inverse(params, z)[0]), levels)
 
 
+def test_gaussianization_maps_back_what_is_far_out() -> None:
+    """As samples of a model may be; in float64 both ends are fine enough to tell all of them."""
+    with jax.enable_x64(True):
+        z = jnp.array([-30.0, -9.0, -8.2, -8.0, -3.0, 3.0, 8.0, 8.2, 9.0, 30.0])[:, None]
+        layer = bj.marginal_gaussianization(4)
+        params = {"logits": jnp.zeros((1, 4), jnp.float64)}
+        x, log_det = layer.inverse(params, z)
+        assert bool(jnp.all(jnp.diff(x[:, 0]) > 0))
+        assert float(x[0, 0]) < 0
+        assert float(x[-1, 0]) > 1
+        again, other = layer.forward(params, x)
+        np.testing.assert_allclose(again, z, rtol=0.05)
+        np.testing.assert_allclose(again[1:-1], z[1:-1], rtol=0.02)
+        np.testing.assert_allclose(other, -log_det, rtol=1e-2)
+        slope = jax.vmap(jax.grad(lambda v: layer.forward(params, v[None, None])[0][0, 0]))(x[:, 0])
+        np.testing.assert_allclose(jnp.log(slope), other, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("bins", "prior", "message"), [(1, 1.0, "2 bins"), (4, 0.0, "above 0")])
 def test_gaussianization_refuses(bins: int, prior: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
