@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from scnf_jax.models.glow import glow, gmm
 from scnf_jax.models.m1m2 import StackedVAE, m1m2
@@ -40,9 +40,20 @@ def build_model(
     name = arguments.pop("name", None)
     if name not in BUILDERS:
         raise ValueError(f"model.name: no builder {name!r}; {suggest(str(name), BUILDERS)}")
-    parameters = inspect.signature(BUILDERS[name]).parameters.values()
-    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    known = _settings_of(BUILDERS[name])
     for key in arguments:
         if key not in known:
             raise ValueError(f"model.{key}: no such setting of {name}; {suggest(key, known)}")
     return BUILDERS[name](event_shape, num_classes, **arguments)
+
+
+def _settings_of(builder: Callable[..., Any]) -> list[str]:
+    """Names of the keyword arguments, those of an unpacked TypedDict included."""
+    names: list[str] = []
+    for parameter in inspect.signature(builder).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            names.append(parameter.name)
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            (unpacked,) = get_args(parameter.annotation)
+            names += unpacked.__annotations__
+    return names

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from scnf_jax import bijectors as bj
 from scnf_jax.bijectors import Bijector, Conditioner
@@ -50,56 +50,70 @@ def coupling_pair(
     )
 
 
-def coupling_steps(
-    event_shape: Sequence[int],
-    steps: int,
-    width: int,
-    num_blocks: int,
+def perceptron(width: int, num_blocks: int, dtype: str | None = None) -> MakeConditioner:
+    """Residual perceptrons of one size, for the couplings of a vector."""
+    return lambda num_outputs: ResidualMLP(num_outputs, width, num_blocks, dtype=dtype)
+
+
+def flow_steps(
+    num: int,
+    channels: int,
+    make_conditioner: MakeConditioner,
     *,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
     unroll: int = 1,
     memory: Memory = "store",
-    dtype: str | None = None,
     **settings: object,
 ) -> Bijector:
-    """Flow steps on an event as one vector; with a label as their context, the head of SCNF-GLOW.
+    """Steps of an actnorm, an invertible linear map, and two couplings.
 
     Args:
-      event_shape: of the event.
-      steps: flow steps.
-      width: of the residual conditioners.
-      num_blocks: of the residual conditioners.
-      linear: kind of the linear maps.
+      num: how many.
+      channels: of the input, at least 2.
+      make_conditioner: see :func:`coupling_pair`.
+      linear: kind of :func:`~scnf_jax.bijectors.invertible_linear`.
       coupling: name of the coupling.
       unroll: of :func:`~scnf_jax.bijectors.repeat`.
       memory: of :func:`~scnf_jax.bijectors.repeat`.
-      dtype: see :func:`glow_body`.
       **settings: of the coupling.
 
     Returns:
-      A bijector to ``[batch, prod(event_shape)]``.
+      A bijector on ``[batch, ..., channels]``.
     """
-    size = math.prod(event_shape)
-    step = bj.chain(
-        bj.actnorm(),
-        bj.invertible_linear(linear),
-        coupling_pair(
-            coupling,
-            size,
-            lambda n: ResidualMLP(n, width, num_blocks, dtype=dtype),
-            **settings,
-        ),
-    )
-    return bj.chain(bj.flatten(event_shape), bj.repeat(step, steps, unroll, memory))
+    pair = coupling_pair(coupling, channels, make_conditioner, **settings)
+    step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
+    return bj.repeat(step, num, unroll, memory)
+
+
+class BodySettings(TypedDict, total=False):
+    """Keyword arguments of :func:`glow_body`, which explains them and has their defaults."""
+
+    steps: Sequence[int]
+    width: int | Sequence[int]
+    num_blocks: int
+    linear: Kind
+    coupling: CouplingName
+    scale: Scale
+    max_log_scale: float
+    alpha: float
+    histogram_bins: int
+    pixel_steps: int
+    pixel_width: int
+    vector_steps: int
+    vector_width: int
+    unroll: int
+    memory: Memory
+    split_last: int
+    dtype: str | None
 
 
 def glow_body(
     image_shape: Sequence[int],
-    steps: Sequence[int],
-    width: int | Sequence[int],
-    num_blocks: int,
     *,
+    steps: Sequence[int] = (4, 4),
+    width: int | Sequence[int] = 64,
+    num_blocks: int = 1,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
     scale: Scale = "sigmoid",
@@ -168,18 +182,16 @@ def glow_body(
         raise ValueError(f"glow: expected {len(steps)} widths, one a level, got {widths}")
 
     check_choice("model.dtype", dtype, (None, "float32", "bfloat16"))
-    settings = {"scale": scale, "max_log_scale": max_log_scale} if coupling == "affine" else {}
+    settings: dict[str, Any] = {"linear": linear, "coupling": coupling}
+    settings |= {"unroll": unroll, "memory": memory}
+    if coupling == "affine":
+        settings |= {"scale": scale, "max_log_scale": max_log_scale}
 
-    def conditioner(inside: int) -> MakeConditioner:
+    def conv(inside: int) -> MakeConditioner:
         return lambda num_outputs: ResidualConv(num_outputs, inside, num_blocks, dtype=dtype)
 
-    def flow_steps(num: int, channels: int, inside: int) -> Bijector:
-        pair = coupling_pair(coupling, channels, conditioner(inside), **settings)
-        step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
-        return bj.repeat(step, num, unroll, memory)
-
     def steps_on_pixels(channels: int) -> Bijector:
-        pair = coupling_pair("mixture", channels, conditioner(pixel_width))
+        pair = coupling_pair("mixture", channels, conv(pixel_width))
         # The two halves are the rows of the squeezed blocks, then their columns.
         turned = [4 * c + pixel for c in range(channels // 4) for pixel in (0, 2, 1, 3)]
         return bj.repeat(bj.chain(pair, bj.permute(turned)), pixel_steps, unroll, memory)
@@ -188,26 +200,18 @@ def glow_body(
     for index, (num, inside) in enumerate(zip(steps, widths, strict=True)):
         channels *= 4 if index == 0 else 2
         first = [steps_on_pixels(channels)] if index == 0 and pixel_steps else []
-        levels.append(bj.chain(bj.squeeze(), *first, flow_steps(num, channels, inside)))
+        inner = flow_steps(num, channels, conv(inside), **settings)
+        levels.append(bj.chain(bj.squeeze(), *first, inner))
     for _ in range(split_last):
         levels.append(bj.identity())
         channels //= 2
     z_f: tuple[int, ...] = (height // factor, width_px // factor, channels)
     if vector_steps:
-        on_vector = coupling_steps(
-            z_f,
-            vector_steps,
-            vector_width,
-            1,
-            linear=linear,
-            coupling=coupling,
-            unroll=unroll,
-            memory=memory,
-            dtype=dtype,
-            **settings,
-        )
+        dense = perceptron(vector_width, 1, dtype)
+        size = math.prod(z_f)
+        on_vector = bj.chain(bj.flatten(z_f), flow_steps(vector_steps, size, dense, **settings))
         levels[-1] = bj.chain(levels[-1], on_vector)
-        z_f = (math.prod(z_f),)
+        z_f = (size,)
     pixels = bj.marginal_gaussianization(histogram_bins) if histogram_bins else bj.logit(alpha)
     return bj.chain(pixels, bj.multiscale(*levels)), z_f
 
@@ -216,57 +220,29 @@ def glow(
     image_shape: Sequence[int],
     num_classes: int,
     *,
-    steps: Sequence[int] = (4, 4),
-    width: int | Sequence[int] = 64,
-    num_blocks: int = 1,
     head_steps: int = 8,
     head_width: int = 64,
     head_blocks: int = 1,
-    linear: Kind = "full",
-    coupling: CouplingName = "affine",
     head_coupling: CouplingName = "affine",
-    scale: Scale = "sigmoid",
-    max_log_scale: float = 2.0,
-    alpha: float = 0.05,
-    histogram_bins: int = 0,
-    pixel_steps: int = 0,
-    pixel_width: int = 32,
-    vector_steps: int = 0,
-    vector_width: int = 256,
-    unroll: int = 1,
-    memory: Memory = "store",
-    split_last: int = 0,
-    dtype: str | None = None,
+    **body: Unpack[BodySettings],
 ) -> SemiConditionalFlow:
-    """SCNF-GLOW: a Glow body and a head of conditional coupling steps.
+    """SCNF-GLOW: a Glow body, and a head of flow steps on ``z_f`` as one vector, given the label.
 
     Args:
       image_shape: ``(H, W, C)``.
       num_classes: K.
-      steps: see :func:`glow_body`.
-      width: see :func:`glow_body`.
-      num_blocks: see :func:`glow_body`.
-      head_steps: see :func:`coupling_head`.
-      head_width: see :func:`coupling_head`.
-      head_blocks: see :func:`coupling_head`.
-      linear: kind of the linear maps of body and head.
-      coupling: of the body.
-      head_coupling: of the head.
-      scale: see :func:`glow_body`.
-      max_log_scale: see :func:`glow_body`.
-      alpha: of the logit.
-      histogram_bins: see :func:`glow_body`.
-      pixel_steps: see :func:`glow_body`.
-      pixel_width: see :func:`glow_body`.
-      vector_steps: see :func:`glow_body`.
-      vector_width: see :func:`glow_body`.
-      unroll: of the scans over layers.
-      memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
-      split_last: see :func:`glow_body`.
-      dtype: see :func:`glow_body`.
+      head_steps: flow steps of the head.
+      head_width: of its residual conditioners.
+      head_blocks: of its residual conditioners.
+      head_coupling: name of its coupling.
+      **body: see :func:`glow_body`; ``linear``, ``unroll``, ``memory`` and ``dtype`` are the
+        head's, too.
 
     Returns:
       The model.
+
+    Raises:
+      ValueError: see :func:`glow_body`.
 
     References:
       Atanov et al. 2019, section 4 (SCNF-GLOW), https://arxiv.org/abs/1905.00505
@@ -279,109 +255,38 @@ def glow(
       >>> model.log_posterior(params, x).shape
       (4, 10)
     """
-    body, z_f = glow_body(
-        image_shape,
-        steps,
-        width,
-        num_blocks,
-        linear=linear,
-        coupling=coupling,
-        scale=scale,
-        max_log_scale=max_log_scale,
-        alpha=alpha,
-        histogram_bins=histogram_bins,
-        pixel_steps=pixel_steps,
-        pixel_width=pixel_width,
-        vector_steps=vector_steps,
-        vector_width=vector_width,
-        unroll=unroll,
-        memory=memory,
-        split_last=split_last,
-        dtype=dtype,
-    )
-    head = coupling_steps(
-        z_f,
+    flow, z_f = glow_body(image_shape, **body)
+    dense = perceptron(head_width, head_blocks, body.get("dtype"))
+    steps = flow_steps(
         head_steps,
-        head_width,
-        head_blocks,
-        linear=linear,
+        math.prod(z_f),
+        dense,
+        linear=body.get("linear", "full"),
         coupling=head_coupling,
-        unroll=unroll,
-        memory=memory,
-        dtype=dtype,
+        unroll=body.get("unroll", 1),
+        memory=body.get("memory", "store"),
     )
-    return semi_conditional_flow(body, head, num_classes)
+    return semi_conditional_flow(flow, bj.chain(bj.flatten(z_f), steps), num_classes)
 
 
 def gmm(
-    image_shape: Sequence[int],
-    num_classes: int,
-    *,
-    steps: Sequence[int] = (4, 4),
-    width: int | Sequence[int] = 64,
-    num_blocks: int = 1,
-    linear: Kind = "full",
-    coupling: CouplingName = "affine",
-    scale: Scale = "sigmoid",
-    max_log_scale: float = 2.0,
-    alpha: float = 0.05,
-    histogram_bins: int = 0,
-    pixel_steps: int = 0,
-    pixel_width: int = 32,
-    vector_steps: int = 0,
-    vector_width: int = 256,
-    unroll: int = 1,
-    memory: Memory = "store",
-    split_last: int = 0,
-    dtype: str | None = None,
+    image_shape: Sequence[int], num_classes: int, **body: Unpack[BodySettings]
 ) -> SemiConditionalFlow:
     """SCNF-GMM: a Glow body, and one Gaussian a class on ``z_f``.
 
     Args:
       image_shape: ``(H, W, C)``.
       num_classes: K.
-      steps: see :func:`glow_body`.
-      width: see :func:`glow_body`.
-      num_blocks: see :func:`glow_body`.
-      linear: kind of the linear maps.
-      coupling: of the body.
-      scale: see :func:`glow_body`.
-      max_log_scale: see :func:`glow_body`.
-      alpha: of the logit.
-      histogram_bins: see :func:`glow_body`.
-      pixel_steps: see :func:`glow_body`.
-      pixel_width: see :func:`glow_body`.
-      vector_steps: see :func:`glow_body`.
-      vector_width: see :func:`glow_body`.
-      unroll: of the scans over layers.
-      memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
-      split_last: see :func:`glow_body`.
-      dtype: see :func:`glow_body`.
+      **body: see :func:`glow_body`.
 
     Returns:
       The model.
 
+    Raises:
+      ValueError: see :func:`glow_body`.
+
     References:
       Atanov et al. 2019, section 4 (SCNF-GMM), https://arxiv.org/abs/1905.00505
     """
-    body, _ = glow_body(
-        image_shape,
-        steps,
-        width,
-        num_blocks,
-        linear=linear,
-        coupling=coupling,
-        scale=scale,
-        max_log_scale=max_log_scale,
-        alpha=alpha,
-        histogram_bins=histogram_bins,
-        pixel_steps=pixel_steps,
-        pixel_width=pixel_width,
-        vector_steps=vector_steps,
-        vector_width=vector_width,
-        unroll=unroll,
-        memory=memory,
-        split_last=split_last,
-        dtype=dtype,
-    )
-    return semi_conditional_flow(body, bj.conditional_shift(start_scale=0.1), num_classes)
+    flow, _ = glow_body(image_shape, **body)
+    return semi_conditional_flow(flow, bj.conditional_shift(start_scale=0.1), num_classes)

@@ -6,7 +6,7 @@ from scnf_jax import bijectors as bj
 from scnf_jax.bijectors.combinators import Memory
 from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import MLP
-from scnf_jax.models.glow import CouplingName, coupling_pair
+from scnf_jax.models.glow import CouplingName, flow_steps
 from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
 
 
@@ -56,9 +56,15 @@ def vector(
         raise ValueError(f"vector: expected events of shape (D,), D >= 2, got {tuple(event_shape)}")
 
     def flow(num: int) -> bj.Bijector:
-        pair = coupling_pair(coupling, event_shape[0], lambda n: MLP(n, tuple(hidden)))
-        step = bj.chain(bj.actnorm(), bj.invertible_linear(linear), pair)
-        return bj.repeat(step, num, unroll, memory)
+        return flow_steps(
+            num,
+            event_shape[0],
+            lambda num_outputs: MLP(num_outputs, tuple(hidden)),
+            linear=linear,
+            coupling=coupling,
+            unroll=unroll,
+            memory=memory,
+        )
 
     body = bj.chain(flow(steps), bj.actnorm())
     return semi_conditional_flow(body, flow(head_steps), num_classes)
