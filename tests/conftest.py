@@ -3,6 +3,8 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 # Before jax starts, and for the processes that tests start: compile fast rather than well, and keep
 # programs. jax does not write them in one piece, so every worker has a folder of its own.
@@ -23,3 +25,21 @@ def _free_programs() -> Iterator[None]:
     """Frees what a module has compiled: all of it together is gigabytes."""
     yield
     jax.clear_caches()
+
+
+@contextmanager
+def stopped_at(step: int, error: type[BaseException]) -> Iterator[None]:
+    """Expects a training inside, and raises ``error`` in it before what follows ``step``."""
+    from scnf_jax import runs
+
+    original = runs._Loop._chunk
+
+    def chunk(loop: Any) -> dict[str, float]:
+        if loop.step == step:
+            raise error
+        return original(loop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs._Loop, "_chunk", chunk)
+        with pytest.raises(error):
+            yield

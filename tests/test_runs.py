@@ -16,6 +16,7 @@ import pytest
 import scnf_jax
 from scnf_jax import folders, runs
 from scnf_jax.reporting.log import read_metrics
+from tests.conftest import stopped_at
 
 ROOT = Path(__file__).parents[1]
 SHARED_TFDS = ROOT.parent / "shared" / "tfds"
@@ -72,24 +73,15 @@ def test_a_run_and_what_it_leaves(tmp_path: Path) -> None:
     assert error == pytest.approx(summary["test_error_percent"])
 
 
-def test_resuming_equals_not_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_equals_not_stopping(tmp_path: Path) -> None:
     whole = runs.prepare(TINY, tmp_path / "whole")
     runs.train(whole)
 
     class Killed(Exception):
         pass
 
-    original = runs._Loop._chunk
-
-    def killed_late(loop: Any) -> dict[str, float]:
-        if loop.step == 15:
-            raise Killed
-        return original(loop)
-
-    monkeypatch.setattr(runs._Loop, "_chunk", killed_late)
-    with pytest.raises(Killed):
+    with stopped_at(15, Killed):
         runs.train(runs.prepare(TINY, tmp_path / "parts"))
-    monkeypatch.undo()
     assert read_metrics(tmp_path / "parts")[-1]["step"] == 15
     runs.train(runs.prepare(TINY, tmp_path / "parts"))
 

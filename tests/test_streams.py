@@ -10,6 +10,7 @@ import pytest
 from scnf_jax import runs
 from scnf_jax.data import ReadAhead, Rows, load_dataset
 from scnf_jax.reporting.log import read_metrics
+from tests.conftest import stopped_at
 
 SHARED_TFDS = Path(__file__).parents[2] / "shared" / "tfds"
 TINY: dict[str, Any] = {
@@ -60,23 +61,12 @@ def test_what_is_held_out_is_the_same(folder: Path) -> None:
     np.testing.assert_array_equal(on_disk.test_x, in_memory.test_x)
 
 
-def test_a_run_from_disk_is_the_run_from_memory_and_resumes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_from_disk_is_the_run_from_memory_and_resumes(folder: Path, tmp_path: Path) -> None:
     config = TINY | {"dataset": str(folder)}
     runs.train(runs.prepare(config, tmp_path / "memory"))
     streamed = config | {"stream": True}
-    original = runs._Loop._chunk
-
-    def killed_late(loop: Any) -> dict[str, float]:
-        if loop.step == 6:
-            raise KeyboardInterrupt
-        return original(loop)
-
-    monkeypatch.setattr(runs._Loop, "_chunk", killed_late)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(6, KeyboardInterrupt):
         runs.train(runs.prepare(streamed, tmp_path / "disk"))
-    monkeypatch.undo()
     runs.train(runs.prepare(streamed, tmp_path / "disk"))
     np.testing.assert_allclose(losses(tmp_path / "disk"), losses(tmp_path / "memory"), rtol=1e-6)
 
