@@ -33,7 +33,7 @@ def flatten(tree: Any) -> dict[str, Array]:
 
 
 def save(folder: Path, step: int, state: Any, meta: Mapping[str, Any], keep: int = 2) -> None:
-    """Writes one checkpoint whole, then removes the oldest.
+    """Writes one checkpoint whole, then removes the oldest, and those of later steps.
 
     Args:
       folder: that holds the checkpoints.
@@ -58,12 +58,15 @@ def save(folder: Path, step: int, state: Any, meta: Mapping[str, Any], keep: int
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: what TensorStore makes of a full disk
         raise CheckpointError(
             f"{temporary}: the checkpoint of step {step} could not be written ({error}); free "
             "space or permissions there, then run the same command to resume"
         ) from error
-    for old in saved_steps(folder)[:-keep]:
+    saved = saved_steps(folder)
+    until_now = [other for other in saved if other <= step]
+    later = [other for other in saved if other > step]  # damaged ones that were passed over
+    for old in until_now[:-keep] + later:
         shutil.rmtree(folder / str(old))
 
 

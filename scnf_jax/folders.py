@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class FolderInUse(ValueError):
@@ -25,11 +28,35 @@ class Settings(NamedTuple):
     command: str = ""
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside this one, to be written; it takes this one's place when the block is done.
+
+    A reader sees the old content or the new, and an error leaves the old.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file at once; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file at once: a reader sees the old content or the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    """Writes a file at once; see :func:`replacing`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Writes a compressed ``.npz`` at once; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
@@ -103,11 +130,20 @@ def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, so that two runs never write into one folder.
+    """Makes the folder and holds its lock, so that two runs never write into it.
 
     Raises:
       FolderInUse: where another run holds it.
+      ValueError: where the folder cannot be written.
+
+    Warns:
+      UserWarning: where its file system has no locks.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise ValueError(f"workdir: expected a folder that can be written, got {error}") from None
     try:
         import fcntl
     except ImportError:  # no such locks on this system
@@ -116,8 +152,12 @@ def claimed(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise FolderInUse(
                 f"workdir: {folder} is in use by another run; wait for it or give another --workdir"
             ) from None
+        except OSError as error:  # a file system without such locks
+            warnings.warn(
+                f"{folder} cannot be locked ({error}): start no second run in it", stacklevel=3
+            )
         yield

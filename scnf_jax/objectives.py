@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from scnf_jax.scnf import select_label
 
 Array = jax.Array
+_RAREST = 1e-6
 
 
 def marginal_log_likelihood(log_joint: Array, label: Array) -> Array:
@@ -95,7 +96,8 @@ def consistency(
         probability reaches it.
       sharpening: power of the target's probabilities, before they are normalised again.
       class_share: how often the targets name each class ``[K]``; the target's probabilities
-        are divided by it first, so that no class swallows its neighbours. None: they are not.
+        are divided by it first, so that no class swallows its neighbours; a share below 1e-6
+        counts as that. None: they are not.
 
     Returns:
       ``[batch]``, to be descended.
@@ -109,7 +111,7 @@ def consistency(
     """
     target = jax.lax.stop_gradient(target_log_joint) / temperature
     if class_share is not None:
-        target = target - jnp.log(class_share)
+        target = target - jnp.log(jnp.maximum(class_share, _RAREST))
     q = jax.nn.softmax(sharpening * target, -1)
     log_posterior = jax.nn.log_softmax(log_joint / temperature, -1)
     sure = jnp.max(q, -1) >= confidence

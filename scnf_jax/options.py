@@ -76,7 +76,7 @@ def _fits(value: Any, expected: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    for kind in (int, bool, str):
+    for kind in (int, float, bool, str):
         if expected == kind | None:
             return value is None or _fits(value, kind)
     if expected in (str, bool):

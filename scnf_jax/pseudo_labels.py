@@ -1,6 +1,5 @@
 """Labels that a trained model gives to objects without one, for another model to learn from."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from scnf_jax import parallel
 from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.data import TrainObjects, take
+from scnf_jax.folders import replacing
 from scnf_jax.inference import Engine
 from scnf_jax.loading import load_run
 from scnf_jax.settings import RunOptions
@@ -30,7 +30,7 @@ def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
       share: of the objects with the same most likely label, the surest first, rounded.
 
     Returns:
-      int32 ``[N]``, -1 for the others.
+      int32 ``[N]``, -1 for the others, and where the posterior is not a number.
 
     References:
       Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for
@@ -42,11 +42,12 @@ def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
       >>> surest_labels(np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), share=0.5)
       array([ 0, -1, -1], dtype=int32)
     """
+    known = ~np.isnan(log_posterior).any(-1)
     likely = np.argmax(log_posterior, -1)
     second, first = np.partition(log_posterior, -2, -1)[:, -2:].T
     labels = np.full(len(likely), -1, np.int32)
     for label in range(log_posterior.shape[-1]):
-        members = np.flatnonzero(likely == label)
+        members = np.flatnonzero((likely == label) & known)
         surest = members[np.argsort(second[members] - first[members], kind="stable")]
         labels[surest[: round(share * len(members))]] = label
     return labels
@@ -130,10 +131,8 @@ def _moved(images: np.ndarray, pixels: int) -> Iterator[np.ndarray]:
 
 def save_labels(folder: Path, labels: np.ndarray) -> None:
     """Keeps the labels that a run is trained with, so that it resumes with the same."""
-    temporary = folder / f"{_FILE}.tmp"
-    with temporary.open("wb") as stream:
-        np.save(stream, labels)
-    os.replace(temporary, folder / _FILE)
+    with replacing(folder / _FILE) as temporary:
+        np.save(temporary, labels)
 
 
 def _read(path: Path, num: int) -> np.ndarray:

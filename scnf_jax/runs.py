@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from scnf_jax import checkpoints, metrics, parallel
 from scnf_jax.bijectors.base import Params
-from scnf_jax.data import Dataset, ReadAhead, Rows, TrainObjects, load_dataset, take
+from scnf_jax.data import Dataset, ReadAhead, Rows, TrainObjects, at_most, load_dataset, take
 from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
 from scnf_jax.inference import Engine
 from scnf_jax.loading import LoadedRun
@@ -26,6 +26,7 @@ from scnf_jax.models import StackedVAE, build_model
 from scnf_jax.pseudo_labels import add_pseudo_labels, save_labels
 from scnf_jax.reporting import figures, gallery
 from scnf_jax.reporting.log import MetricsLog, read_metrics
+from scnf_jax.reporting.pictures import drawable
 from scnf_jax.reporting.progress import Progress
 from scnf_jax.settings import RunOptions, parse_config
 from scnf_jax.training import Trainer, TrainState, make_data, make_trainer, usable_params
@@ -82,24 +83,31 @@ def prepare(
     Raises:
       ValueError: for bad settings or data, or a folder that holds a run of another
         config, naming the keys that differ; nothing in the folder is touched then.
+      FolderInUse: where another run trains there.
     """
     options = parse_config(config)
     path = Path(folder).expanduser().absolute()
     plain = dataclasses.asdict(options)
-    check_same_config(
-        path,
-        _of_the_result(plain),
-        lambda saved: _of_the_result(dataclasses.asdict(parse_config(saved))),
-    )
+
+    def check_folder() -> None:
+        check_same_config(
+            path,
+            _of_the_result(plain),
+            lambda saved: _of_the_result(dataclasses.asdict(parse_config(saved))),
+        )
+
+    check_folder()
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
     drawn = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
     labels = add_pseudo_labels(options, path, dataset.train_x, drawn)
     if parallel.is_first():
-        write_settings(path, Settings(plain, dataset.description, command))
-        if options.pseudo_labels is not None:
-            save_labels(path, labels)
+        with claimed(path):
+            check_folder()  # again: another run may have come since
+            write_settings(path, Settings(plain, dataset.description, command))
+            if options.pseudo_labels is not None:
+                save_labels(path, labels)
     known = int((drawn >= 0).sum())
     return Experiment(path, command, plain, options, dataset, known, labels, model, mesh, trainer)
 
@@ -116,6 +124,11 @@ def build(options: RunOptions, dataset: Dataset, mesh: Mesh) -> tuple[Model, Tra
       ValueError: for settings that contradict each other, the data or the mesh.
     """
     model = build_model(options.model, dataset.event_shape, dataset.num_classes)
+    x = jax.ShapeDtypeStruct((options.init_batch_size, *dataset.event_shape), np.float32)
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), x)
+    except TypeError as error:  # of shapes that do not fit together
+        raise ValueError(f"model: {error}") from error
     trainer = make_trainer(
         model,
         steps=options.steps,
@@ -339,6 +352,7 @@ class _Loop:
             "log_prob_nats": measured.get("log_prob"),
         }
         if self.writes:
+            write_json(folder / "summary.json", summary)
             self._draw(summary)
             write_json(folder / "summary.json", summary)
         return summary
@@ -353,19 +367,15 @@ class _Loop:
         model = self.experiment.model
         if isinstance(model, StackedVAE):
             pass  # no density, no samples
-        elif dataset.num_levels is not None:
+        elif drawable(dataset.event_shape, dataset.num_levels):
             gallery.plot_samples(folder / "samples.png", Engine(self._as_loaded(params)))
         elif dataset.event_shape == (2,):
-            points = take(dataset.train_x, slice(0, _MAX_POINTS))
+            rows = at_most(_MAX_POINTS, np.arange(dataset.train_x.shape[0]))
+            points = take(dataset.train_x, rows)
             extent, log_joint, integral = figures.density_grid(model, params, points)
             summary["density_integral"] = integral
-            figures.plot_density(
-                folder / "density.png",
-                extent,
-                log_joint,
-                points,
-                self.experiment.labels[:_MAX_POINTS],
-            )
+            labels = self.experiment.labels[rows]
+            figures.plot_density(folder / "density.png", extent, log_joint, points, labels)
 
     def _as_loaded(self, params: Params) -> LoadedRun:
         experiment = self.experiment

@@ -329,7 +329,7 @@ def make_trainer(
             state.params, teacher, loss.draw(loss_key, x), label, label, state.step
         )
         # Where every row has a label the targets name no class, that is all of them alike.
-        named_share += (1 - jnp.sum(named_share)) / model.num_classes
+        named_share += jnp.maximum(1 - jnp.sum(named_share), 0.0) / model.num_classes
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)

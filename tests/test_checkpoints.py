@@ -36,6 +36,12 @@ def test_round_trip_is_bit_equal_and_keeps_the_newest(tmp_path: Path) -> None:
     assert meta == {"train_seconds": 15.0}
 
 
+def test_what_is_later_than_the_newest_is_removed(tmp_path: Path) -> None:
+    saved(tmp_path, 10, 20, 30)
+    saved(tmp_path, 25)  # as after 30 was found to be damaged
+    assert checkpoints.saved_steps(tmp_path) == [20, 25]
+
+
 def test_nothing_saved(tmp_path: Path) -> None:
     assert checkpoints.restore_latest(tmp_path / "none", state(0.0)) is None
 

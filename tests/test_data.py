@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scnf_jax.data import Dataset, dequantize, load_dataset, mask_labels, random_view
+from scnf_jax.data import Dataset, at_most, dequantize, load_dataset, mask_labels, random_view
 from scnf_jax.data.validation import check_dataset
 
 SHARED_TFDS = Path(__file__).parents[2] / "shared" / "tfds"
@@ -147,6 +147,15 @@ def test_bad_npz(tmp_path: Path) -> None:
     np.savez(path, x_train=planted, y_train=planted, x_test=planted, y_test=planted)
     with pytest.raises(ValueError, match="allow_pickle"):
         load_dataset(str(path))
+
+
+def test_some_rows_are_of_all_of_them() -> None:
+    """A user's file may be sorted by class."""
+    rows = at_most(300, np.arange(1000, 4000))
+    assert rows.shape == np.unique(rows).shape == (300,)
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_allclose(np.histogram(rows, 3, (1000, 4000))[0], 100, atol=30)
+    np.testing.assert_array_equal(at_most(5, np.array([7, 3])), [7, 3])
 
 
 def test_unknown_and_unprepared_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

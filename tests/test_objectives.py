@@ -49,6 +49,10 @@ def test_consistency() -> None:
     sharp = objectives.consistency(LOG_JOINT, target, LABEL, sharpening=2.0)[1]
     log_posterior = jax.nn.log_softmax(LOG_JOINT[1])
     np.testing.assert_allclose(sharp, -log_posterior @ jnp.array([0.9, 0.1]), rtol=1e-6)
+    # A class that no target has named for long has no share left.
+    share = jnp.array([1.0, 0.0])
+    aligned = objectives.consistency(LOG_JOINT, target, LABEL, class_share=share)
+    assert bool(jnp.isfinite(aligned).all())
     gradient = jax.grad(lambda t: objectives.consistency(LOG_JOINT, t, LABEL).sum())(target)
     np.testing.assert_array_equal(gradient, 0.0)
 

@@ -22,6 +22,8 @@ def test_the_surest_of_every_label_get_one() -> None:
     np.testing.assert_array_equal(surest_labels(log_posterior, 0.67), [0, -1, 0, -1, 2])
     np.testing.assert_array_equal(surest_labels(log_posterior, 0.0), [-1] * 5)
     assert surest_labels(np.zeros((0, 3)), 0.5).shape == (0,)
+    log_posterior[1] = np.nan
+    np.testing.assert_array_equal(surest_labels(log_posterior, 1.0), [0, -1, 0, 2, 2])
 
 
 def test_margins_tell_apart_what_probabilities_do_not() -> None:

@@ -1,5 +1,6 @@
 """Whole runs: configs, folders, resuming, the command line."""
 
+import errno
 import json
 import os
 import signal
@@ -15,10 +16,12 @@ import pytest
 
 import scnf_jax
 from scnf_jax import folders, runs
+from scnf_jax.reporting import figures
 from scnf_jax.reporting.log import read_metrics
 from tests.conftest import stopped_at
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("train", "test")
 SHARED_TFDS = ROOT.parent / "shared" / "tfds"
 
 TINY: dict[str, Any] = {
@@ -111,6 +114,21 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         runs.train(experiment)
 
 
+def test_a_folder_that_another_run_trains_in_is_not_touched(tmp_path: Path) -> None:
+    with folders.claimed(tmp_path), pytest.raises(ValueError, match="in use by another run"):
+        runs.prepare(TINY, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.warns(UserWarning, match="cannot be locked"), folders.claimed(tmp_path):
+        pass
+
+
 def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
     experiment = runs.prepare(TINY | {"steps": 40}, tmp_path)
     experiment.dataset.train_x[:] = np.nan
@@ -137,6 +155,17 @@ def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
         ({"dataset": "nowhere.npz"}, "expected a .npz file"),
         ({"model": {"name": "vectr"}}, "did you mean 'vector'"),
         ({"model": {"name": "glow"}}, "glow: expected images"),
+        ({"model": {"name": "m1m2"}}, "model: .*m1_steps"),
+        ({"dataset": "digits", "model": {"name": "glow", "steps": 4}}, "model: .*int"),
+        (
+            {
+                "dataset": "digits",
+                "num_labelled": 10,
+                "model": {"name": "glow", "steps": [1], "split_last": 3},
+            },
+            "with an even C",
+        ),
+        ({"labelled_fraction": "0.3"}, "labelled_fraction: expected"),
     ],
 )
 def test_bad_configs(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -144,6 +173,30 @@ def test_bad_configs(tmp_path: Path, changes: dict[str, Any], message: str) -> N
     with pytest.raises(ValueError, match=message):
         runs.prepare(TINY | changes, folder)
     assert not folder.exists()
+
+
+def test_steps_that_were_skipped_do_not_spoil_the_curves(tmp_path: Path) -> None:
+    records = [
+        {"step": 1, "split": "train", "bits_per_dim": 2.0},
+        {"step": 2, "split": "train", "bits_per_dim": float("nan")},
+        {"step": 2, "split": "test", "bits_per_dim": float("inf"), "error_percent": 5.0},
+    ]
+    figures.plot_curves(tmp_path / "curves.png", records, discrete=True)
+    figures.plot_curves(tmp_path / "none.png", records[1:2], discrete=True)
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_images_that_cannot_be_drawn_are_trained_on(tmp_path: Path) -> None:
+    rng = np.random.RandomState(0)
+    arrays = {f"x_{part}": rng.randint(0, 256, (40, 4, 4, 2), np.uint8) for part in PARTS}
+    labels = {f"y_{part}": np.arange(40) % 2 for part in PARTS}
+    np.savez(tmp_path / "two.npz", **arrays, **labels)
+    model = {"name": "glow", "steps": [1], "width": 4, "head_steps": 1, "head_width": 4}
+    config = TINY | {"dataset": str(tmp_path / "two.npz"), "model": model}
+    summary = runs.train(runs.prepare(config, tmp_path / "run"))
+    assert summary["status"] == "finished"
+    assert not (tmp_path / "run" / "samples.png").exists()
 
 
 def test_missing_setting(tmp_path: Path) -> None:

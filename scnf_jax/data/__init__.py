@@ -3,13 +3,14 @@
 from scnf_jax.data.augment import dequantize, random_view
 from scnf_jax.data.masking import mask_labels
 from scnf_jax.data.sources import Dataset, load_dataset
-from scnf_jax.data.streams import ReadAhead, Rows, TrainObjects, take
+from scnf_jax.data.streams import ReadAhead, Rows, TrainObjects, at_most, take
 
 __all__ = [
     "Dataset",
     "ReadAhead",
     "Rows",
     "TrainObjects",
+    "at_most",
     "dequantize",
     "load_dataset",
     "mask_labels",

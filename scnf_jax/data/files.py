@@ -1,11 +1,14 @@
 """A user's own objects: ``.npy``, ``.npz``, or a folder of PNG pictures."""
 
+import contextlib
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from scnf_jax.data.validation import check_labels, check_objects
 
@@ -31,7 +34,7 @@ class Objects:
     def __init__(
         self,
         source: np.ndarray | Sequence[Path],
-        names: Sequence[str],
+        names: Sequence[str] | range,
         y: np.ndarray | None,
         event_shape: tuple[int, ...],
         num_levels: int | None,
@@ -116,29 +119,61 @@ def open_objects(
     if y is not None:
         check_labels(f"{path}: y", y, len(arrays.x), num_classes)
         y = y.astype(np.int32)
-    names = [str(row) for row in range(len(arrays.x))]
-    objects = Objects(arrays.x, names, y, event_shape, num_levels, f"{path}: x")
+    objects = Objects(arrays.x, range(len(arrays.x)), y, event_shape, num_levels, f"{path}: x")
     objects[slice(0, 1)]
     return objects
 
 
 def _read_arrays(path: Path) -> _Arrays:
+    if path.suffix == ".npy":
+        return _Arrays(read_array(path, mmap_mode="r"), None)
+    arrays, names = read_archive(path, ("x", "y", "x_test", "y_test"))
+    for x, y in (("x", "y"), ("x_test", "y_test")):
+        if x in arrays:
+            return _Arrays(arrays[x], arrays.get(y))
+    raise ValueError(f"{path}: expected an array x (and perhaps y), got {names}")
+
+
+def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """The array of a ``.npy``.
+
+    Raises:
+      FileNotFoundError: where there is no such file.
+      ValueError: for a damaged one, or one of another kind.
+    """
+    with _readable(path, ".npy"):
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: expected a .npy of one array, got a .npz of several")
+    return array
+
+
+def read_archive(path: Path, wanted: Sequence[str]) -> tuple[dict[str, np.ndarray], str]:
+    """Arrays of a ``.npz``: those of the wanted names that it has, and a list of all its names.
+
+    Raises:
+      FileNotFoundError: where there is no such file.
+      ValueError: for a damaged one, or one of another kind.
+    """
+    with _readable(path, ".npz"), path.open("rb") as stream:
+        archive = np.load(stream, allow_pickle=False)
+        if not isinstance(archive, NpzFile):
+            raise ValueError("it holds one array without a name")
+        found = {name: archive[name] for name in wanted if name in archive.files}
+        return found, ", ".join(archive.files) or "none"
+
+
+@contextlib.contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
     try:
-        if path.suffix == ".npy":
-            return _Arrays(np.load(path, mmap_mode="r", allow_pickle=False), None)
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            names = archive.files
-            for x, y in (("x", "y"), ("x_test", "y_test")):
-                if x in names:
-                    return _Arrays(archive[x], archive[y] if y in names else None)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"{path}: expected a readable {path.suffix} of plain numbers, got a damaged one or "
+            f"{path}: expected a readable {kind} of plain numbers, got a damaged one or "
             f"Python objects, which are never loaded ({error})"
         ) from None
-    raise ValueError(
-        f"{path}: expected an array x (and perhaps y), got {', '.join(names) or 'none'}"
-    )
 
 
 def _open_pictures(source: Path, event_shape: tuple[int, ...], num_levels: int | None) -> Objects:
@@ -165,7 +200,7 @@ def read_png(path: Path, event_shape: tuple[int, ...], num_levels: int) -> np.nd
       uint8 ``[H, W, C]``.
 
     Raises:
-      ValueError: for a file that is no picture, or one of another size.
+      ValueError: for a file that is no picture, one of another size, or of more than 8 bits.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -179,6 +214,11 @@ def read_png(path: Path, event_shape: tuple[int, ...], num_levels: int) -> np.nd
                 raise ValueError(
                     f"{path}: expected a picture of {width}x{height} pixels, got "
                     f"{picture.size[0]}x{picture.size[1]}"
+                )
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(
+                    f"{path}: expected a picture of 8 bits a channel, got {picture.mode}; convert "
+                    "it first"
                 )
             shades = np.asarray(picture.convert(modes[channels]), np.float64)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:

@@ -3,11 +3,12 @@
 import difflib
 import math
 import os
-import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from scnf_jax.data.files import read_archive, read_array
 from scnf_jax.data.masking import mask_labels
 from scnf_jax.data.streams import Rows, TrainObjects, take
 from scnf_jax.data.validation import check_dataset
@@ -178,21 +179,13 @@ def _as_labels(labels: np.ndarray) -> np.ndarray:
 
 def _load_npz(path: str) -> Dataset:
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            missing = [key for key in _WANTED if key not in archive.files]
-            if missing:
-                raise ValueError(
-                    f"{path}: expected arrays {', '.join(_WANTED)}, got "
-                    f"{', '.join(archive.files) or 'none'}; add {', '.join(missing)}"
-                )
-            arrays = {key: archive[key] for key in _WANTED}
+        arrays, names = read_archive(Path(path), _WANTED)
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a .npz file, got no file; check the path") from None
-    except (OSError, zipfile.BadZipFile, EOFError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    if missing := [key for key in _WANTED if key not in arrays]:
         raise ValueError(
-            f"{path}: expected a readable .npz archive, got a damaged one ({error}); "
-            "write it again with numpy.savez_compressed"
-        ) from None
+            f"{path}: expected arrays {', '.join(_WANTED)}, got {names}; add {', '.join(missing)}"
+        )
     return _from_arrays(path, arrays)
 
 
@@ -200,18 +193,13 @@ def _load_folder(path: str, stream: bool | None) -> Dataset:
     """Arrays in files of their own; the train objects are mapped before any is read."""
     arrays = {}
     for key in _WANTED:
-        file = os.path.join(path, f"{key}.npy")
+        file = Path(path) / f"{key}.npy"
         try:
-            arrays[key] = np.load(file, mmap_mode="r" if key == "x_train" else None)
+            arrays[key] = read_array(file, "r" if key == "x_train" else None)
         except FileNotFoundError:
             raise ValueError(
                 f"{path}: expected {', '.join(f'{key}.npy' for key in _WANTED)}, found no "
                 f"{key}.npy; write it with numpy.save"
-            ) from None
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"{file}: expected a readable .npy file, got a damaged one ({error}); write it "
-                "again with numpy.save"
             ) from None
     mapped = arrays["x_train"]
     if not mapped.ndim or not _stays_on_disk(stream, mapped.nbytes):

@@ -57,6 +57,16 @@ def take(x: TrainObjects, rows: np.ndarray | slice) -> np.ndarray:
     return x.take(rows) if isinstance(x, Rows) else x[rows]
 
 
+def at_most(num: int, rows: np.ndarray) -> np.ndarray:
+    """Some of these row numbers where there are more than ``num``, whatever they are sorted by.
+
+    Always the same ones, in ascending order.
+    """
+    if len(rows) <= num:
+        return rows
+    return np.sort(np.random.RandomState(0).permutation(rows)[:num])
+
+
 class ReadAhead:
     """Reads the rows of the next call of training steps while the current one runs.
 

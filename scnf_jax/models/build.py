@@ -34,7 +34,7 @@ def build_model(
       The model.
 
     Raises:
-      ValueError: for an unknown name or setting, with a suggestion.
+      ValueError: for an unknown name or setting, with a suggestion, or a wrong value.
     """
     arguments = dict(settings)
     name = arguments.pop("name", None)
@@ -44,7 +44,10 @@ def build_model(
     for key in arguments:
         if key not in known:
             raise ValueError(f"model.{key}: no such setting of {name}; {suggest(key, known)}")
-    return BUILDERS[name](event_shape, num_classes, **arguments)
+    try:
+        return BUILDERS[name](event_shape, num_classes, **arguments)
+    except TypeError as error:  # a value of a wrong type, or one that has to be given
+        raise ValueError(f"model: {error}") from error
 
 
 def _settings_of(builder: Callable[..., Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Figures of training: its curves, and the density of points in the plane."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def plot_curves(path: Path, records: Sequence[Mapping[str, Any]], discrete: bool
     rows = [r for r in records if "error_percent" in r]
     steps, errors = [r["step"] for r in rows], [r["error_percent"] for r in rows]
     axes[1].plot(steps, errors, color="tab:blue", marker="o", markersize=3)
-    bits = [r["bits_per_dim"] for r in records if "bits_per_dim" in r]
+    bits = [r["bits_per_dim"] for r in records if math.isfinite(r.get("bits_per_dim", math.nan))]
     if bits:
         # The first steps, before the flow knows the scale of the data, would flatten the rest.
         low, high = min(bits), float(np.percentile(bits, 95))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scnf_jax.folders import write_text
+
 
 class MetricsLog:
     """Appends records to ``metrics.jsonl`` and to TensorBoard events.
@@ -19,7 +21,7 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / "metrics.jsonl"
         kept = [json.dumps(record) for record in read_metrics(folder) if record["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in kept))
         self._stream = path.open("a", buffering=1)
         try:
             from tensorboardX import SummaryWriter

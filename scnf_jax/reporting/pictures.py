@@ -10,6 +10,11 @@ from scnf_jax.reporting.canvas import save, subplots
 _GAP = 1
 
 
+def drawable(event_shape: Sequence[int], num_levels: int | None) -> bool:
+    """Whether objects are pictures: grey levels of one channel or three."""
+    return num_levels is not None and event_shape[-1] in (1, 3)
+
+
 def tile(images: np.ndarray) -> np.ndarray:
     """Images ``[rows, columns, H, W, C]`` as one picture, thin white lines between them."""
     rows, columns, height, width, channels = images.shape
