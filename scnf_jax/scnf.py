@@ -188,7 +188,9 @@ def semi_conditional_flow(
         return jax.nn.log_softmax(log_joint(params, x), -1)
 
     def context_of(params: Params, label: Array, dtype: jnp.dtype) -> Array:
-        return embedding(params, dtype)[label]
+        # Of what is no class there is none: NaN, rather than the nearest or the last one's.
+        rows = embedding(params, dtype).at[label]
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
     def encode(params: Params, x: Array, label: Array | None = None) -> Latents:
         z_f, z_aux, log_det = run_body(params, x)

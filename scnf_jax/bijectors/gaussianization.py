@@ -160,4 +160,6 @@ def _normal_quantile_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     z = _normal_quantile(*primals)
-    return z, tangents[0] * jnp.exp(_minus_log_normal(z))
+    # Also of the nearer end: at the other one 1 - F is lost in the rounding of F.
+    tangent = jnp.where(primals[0] < primals[1], tangents[0], -tangents[1])
+    return z, tangent * jnp.exp(_minus_log_normal(z))

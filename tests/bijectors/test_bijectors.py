@@ -324,6 +324,20 @@ def test_gaussianization_keeps_rare_levels_at_either_end() -> None:
     np.testing.assert_array_equal(jnp.floor(256 * layer.inverse(params, z)[0]), levels)
 
 
+def test_gaussianization_differentiates_its_histograms_at_both_ends() -> None:
+    layer = bj.marginal_gaussianization(4)
+
+    def gradient(x: float, dtype: type[np.floating]) -> np.ndarray:
+        params = {"logits": jnp.zeros((1, 4), dtype)}
+        point = jnp.full((1, 1), x, dtype)
+        return np.asarray(jax.grad(lambda p: layer.forward(p, point)[0].sum())(params)["logits"])
+
+    with jax.enable_x64(True):
+        for x in (2.0**-18, 0.3, 1 - 2.0**-18):  # 4.9 standard deviations out, at either end
+            expected = gradient(x, np.float64)
+            np.testing.assert_allclose(gradient(x, np.float32), expected, rtol=1e-3)
+
+
 def test_gaussianization_maps_back_what_is_far_out() -> None:
     """As samples of a model may be; in float64 both ends are fine enough to tell all of them."""
     with jax.enable_x64(True):
