@@ -78,7 +78,6 @@ def get_config(mode: str = "full") -> ConfigDict:
     }
     config.augment = {"shift": 3.0, "rotate": 20.0, "scale": 0.25, "shear": 0.2, "elastic": 1.5}
     if mode == "density":
-        config.steps = 6000
         config.eval_every = 1000
         config.pseudo_labels = "runs/mnist-{seed}"
         config.pseudo_label_shift = 1

@@ -23,12 +23,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; what is wrong with its input is one line and exit code 2."""
+    """Runs one verb; what is wrong with its input or output is one line and exit code 2."""
     arguments = _parser().parse_args(argv)
     logging.getLogger("absl").setLevel(logging.ERROR)  # the libraries log their own progress
     try:
         print(arguments.verb.run(arguments))
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, OSError, CheckpointError) as error:
         sys.stderr.write(f"scnf_jax: {error}\n")
         return 2
     return 0

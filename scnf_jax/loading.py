@@ -10,7 +10,7 @@ import numpy as np
 
 from scnf_jax import checkpoints
 from scnf_jax.bijectors.base import Params
-from scnf_jax.folders import Settings, read_settings, write_settings
+from scnf_jax.folders import Settings, read_settings, replacing, write_settings, write_text
 from scnf_jax.losses import Model
 from scnf_jax.models import build_model
 from scnf_jax.settings import RunOptions, parse_config
@@ -50,6 +50,11 @@ class LoadedRun(NamedTuple):
     def num_dims(self) -> int:
         """Dimensions of one object."""
         return math.prod(self.event_shape)
+
+    @property
+    def test_name(self) -> str:
+        """What the test part of its data is called: ``validation`` where objects were held out."""
+        return "validation" if self.options.validation_size else "test"
 
     @property
     def options(self) -> RunOptions:
@@ -130,6 +135,23 @@ def _read_weights(path: Path, target: Params) -> tuple[Params, int]:
     return jax.tree.unflatten(jax.tree.structure(target), leaves), step
 
 
+def export_folder(run: LoadedRun, folder: str | os.PathLike[str]) -> Path:
+    """Where :func:`export_run` may write, so that nothing but an older export is replaced.
+
+    Raises:
+      ValueError: for the run's own folder, or one that holds something else than an export.
+    """
+    path = Path(folder).expanduser().resolve()
+    if path == run.folder.resolve():
+        raise ValueError(f"output: expected another folder than the run's own, got {path}")
+    if path.is_dir() and any(path.iterdir()) and not (path / WEIGHTS).exists():
+        raise ValueError(
+            f"output: expected a new folder, or one that export wrote, got {path}, which holds "
+            "other files"
+        )
+    return path
+
+
 def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> list[Path]:
     """Writes a model to share: ``model.safetensors``, ``config.json``, ``README.md``.
 
@@ -144,13 +166,12 @@ def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> lis
       The files.
 
     Raises:
-      ValueError: where the folder is the run's own, or cannot be written.
+      ValueError: see :func:`export_folder`; where the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    path = Path(folder).expanduser().absolute()
-    if path == run.folder:
-        raise ValueError(f"output: expected another folder than the run's own, got {path}")
+    path = export_folder(run, folder)
     data = {
         "event_shape": run.event_shape,
         "num_classes": run.num_classes,
@@ -158,6 +179,10 @@ def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> lis
     }
     write_settings(path, Settings(run.config, data, run.command))
     arrays = jax.tree.map(np.ascontiguousarray, jax.device_get(checkpoints.flatten(run.params)))
-    save_file(arrays, path / WEIGHTS, {"step": str(run.step), "format": "scnf_jax"})
-    (path / "README.md").write_text(card)
+    try:
+        with replacing(path / WEIGHTS) as temporary:
+            save_file(arrays, temporary, {"step": str(run.step), "format": "scnf_jax"})
+    except SafetensorError as error:
+        raise ValueError(f"output: {path / WEIGHTS} could not be written ({error})") from None
+    write_text(path / "README.md", card)
     return [path / name for name in (WEIGHTS, "config.json", "README.md")]

@@ -59,7 +59,7 @@ def test_auroc_counts_pairs() -> None:
     pairs = np.mean(outside[:, None] > inside[None])
     assert auroc(inside, outside) == pytest.approx(pairs)
     assert auroc(inside, inside) == pytest.approx(0.5)
-    assert auroc(np.zeros(3), np.array([np.inf, np.nan])) == 1.0
+    assert auroc(np.zeros(3), np.array([np.inf, 1.0])) == 1.0
 
 
 def test_outlier_scores_by_hand() -> None:
@@ -69,6 +69,9 @@ def test_outlier_scores_by_hand() -> None:
     np.testing.assert_allclose(found["log_prob"], [2.0, -4.0])
     np.testing.assert_allclose(found["typicality"], [3.0, 3.0])
     np.testing.assert_allclose(found["entropy"], [np.log(2), 0.0], atol=1e-9)
+    lost = Scores(np.full((1, 2), np.nan), np.array([-np.inf]), np.zeros(1))
+    found = outlier_scores(lost, np.array([0.0, 2.0, -np.inf]))
+    assert all(score == np.inf for score in found.values())
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

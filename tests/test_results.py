@@ -93,6 +93,18 @@ def test_a_row_is_mean_and_deviation_over_seeds_and_counts_failures(tmp_path: Pa
     assert line_of(digits, "M1+M2")[1] == "not run"
 
 
+def test_a_baseline_that_was_stopped_is_in_the_table(tmp_path: Path) -> None:
+    command = "python train.py --config=configs/baselines.py:label_spreading"
+    run = make_run(tmp_path / "a", command, 0)
+    settings = json.loads((run / "config.json").read_text())
+    del settings["config"]["steps"]
+    (run / "config.json").write_text(json.dumps(settings))
+    results.save_records([run], tmp_path / "records")
+    results.write_table(tmp_path / "records", tmp_path / "RESULTS.md")
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "seed 0 stopped, not evaluated yet" in page
+
+
 def test_the_page_is_rebuilt_from_records_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", COMMAND, 0, status="finished", test_error_percent=4.0)
     records, page = tmp_path / "records", tmp_path / "R.md"

@@ -10,6 +10,7 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
 import scnf_jax
 from scnf_jax import runs
@@ -313,7 +314,19 @@ def test_export_and_back_bit_for_bit(
         (["score", "--input={scans}", "--output=x.csv", "--quantile=2"], "between 0 and 1"),
         (["evaluate", "--batch-size=0"], "batch_size: expected an integer >= 1"),
         (["leak", "--max-test=3"], "max_test: expected at least 20"),
+        (["outliers", "--max-test=0"], "max_test: expected at least 1"),
+        (["report", "--max-objects=5"], "max_objects: expected at least 20"),
         (["export", "--output={run}"], "another folder than the run's own"),
+        (["export", "--output={run}/../digits"], "another folder than the run's own"),
+        (["export", "--output={tmp}"], "which holds other files"),
+        (["evaluate", "--output={file}/evaluation.json"], "a folder that can be written"),
+        (["restore", "--input={torn}", "--label=1", "--output=x.npz"], "got a damaged one"),
+        (["restore", "--input={wide}", "--label=1", "--output=x.npz"], "without a name"),
+        (
+            ["restore", "--input={foreign}", "--label-file={scans}", "--output=x.npz"],
+            "got a .npz of several",
+        ),
+        (["predict", "--input={deep}", "--output=x.csv"], "8 bits a channel, got I;16"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -330,7 +343,7 @@ def test_bad_input_is_one_line(
         "floats": np.zeros((2, 8, 8, 1)),
         "unlabelled": np.zeros((2, 8, 8), np.uint8),
     }
-    places = {"run": run, "scans": scans, "empty": tmp_path / "empty"}
+    places = {"run": run, "scans": scans, "empty": tmp_path / "empty", "tmp": tmp_path}
     places["empty"].mkdir()
     for name, array in arrays.items():
         places[name] = tmp_path / f"{name}.npy"
@@ -339,6 +352,9 @@ def test_bad_input_is_one_line(
     np.save(places["pickled"], np.array([{"a": 1}]), allow_pickle=True)
     places["torn"] = tmp_path / "torn.npz"
     places["torn"].write_bytes(scans.read_bytes()[:200])
+    places["file"] = places["torn"]
+    places["deep"] = tmp_path / "deep.png"
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(places["deep"])
     places["foreign"] = tmp_path / "foreign.npz"
     np.savez(places["foreign"], z_h=np.zeros((2, 5)), z_aux=np.zeros((2, 5)))
     verb, *options = [word.format(**places) for word in words]

@@ -13,9 +13,11 @@ from scnf_jax.analysis.probes import (
     information_bits,
     run_probe,
 )
-from scnf_jax.data import Dataset, take
+from scnf_jax.data import Dataset, at_most, take
 from scnf_jax.inference import Engine
 from scnf_jax.scnf import Latents
+
+MIN_OBJECTS = 20
 
 
 class Hidden(NamedTuple):
@@ -151,21 +153,30 @@ def measure_leak(
     Args:
       engine: of the model.
       dataset: that it was trained on.
-      max_train: train objects with a known label, the first ones, that probes learn from.
-      max_test: test objects, the first ones.
+      max_train: train objects with a known label, drawn, that probes learn from.
+      max_test: test objects, drawn.
       probes: names in :data:`~scnf_jax.analysis.probes.PROBES`.
       seed: of the probes.
 
     Returns:
       Accuracies with intervals, and bounds on the information.
 
+    Raises:
+      ValueError: where probes would have fewer than 20 objects.
+
     References:
       Atanov et al. 2019, section 4 (obfuscation), https://arxiv.org/abs/1905.00505
     """
-    known = np.flatnonzero(dataset.train_y >= 0)[:max_train]
+    known = at_most(max_train, np.flatnonzero(dataset.train_y >= 0))
+    others = at_most(max_test, np.arange(len(dataset.test_y)))
+    if min(len(known), len(others)) < MIN_OBJECTS:
+        raise ValueError(
+            f"leak: expected at least {MIN_OBJECTS} train and as many test objects with a known "
+            f"label for the probes, got {len(known)} and {len(others)}"
+        )
     parts = (
         (take(dataset.train_x, known), dataset.train_y[known]),
-        (dataset.test_x[:max_test], dataset.test_y[:max_test]),
+        (dataset.test_x[others], dataset.test_y[others]),
     )
     num_classes = engine.run.num_classes
     encoded = [_representations(engine, x, y) for x, y in parts]

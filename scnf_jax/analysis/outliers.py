@@ -13,7 +13,8 @@ def outlier_scores(scores: Scores, train_log_prob: np.ndarray) -> dict[str, np.n
     """Three scores, each larger for objects that are more likely foreign.
 
     ``log_prob`` is ``-log p(x)``; ``typicality`` is ``|log p(x) - mean|``, the distance
-    to the mean log-density of train objects; ``entropy`` is that of the posterior.
+    to the mean log-density of train objects; ``entropy`` is that of the posterior. Where a
+    score is no number, as where every ``log p(x, y)`` overflows, it is infinite.
 
     Args:
       scores: of the objects, of a model with a density.
@@ -27,8 +28,10 @@ def outlier_scores(scores: Scores, train_log_prob: np.ndarray) -> dict[str, np.n
       Models Using Typicality", section 3, https://arxiv.org/abs/1906.02994
     """
     log_prob = np.asarray(scores.log_prob, np.float64)
-    values = (-log_prob, np.abs(log_prob - np.mean(train_log_prob)), scores.entropy)
-    return dict(zip(SCORES, values, strict=True))
+    usual = np.mean(train_log_prob[np.isfinite(train_log_prob)])
+    values = (-log_prob, np.abs(log_prob - usual), scores.entropy)
+    numbers = [np.where(np.isnan(value), np.inf, value) for value in values]
+    return dict(zip(SCORES, numbers, strict=True))
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -47,8 +50,7 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     """
     from scipy.stats import rankdata
 
-    joined = np.nan_to_num(np.concatenate([inside, outside]), nan=np.inf, posinf=np.inf)
-    ranks = rankdata(joined)[len(inside) :]
+    ranks = rankdata(np.concatenate([inside, outside]))[len(inside) :]
     pairs = ranks.sum() - len(outside) * (len(outside) + 1) / 2
     return float(pairs / (len(inside) * len(outside)))
 

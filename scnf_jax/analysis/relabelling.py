@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scnf_jax.analysis.probes import wilson_interval
-from scnf_jax.data import Dataset, take
+from scnf_jax.data import Dataset, at_most, take
 from scnf_jax.inference import Engine
 
 _MAX_TRAIN = 10_000
@@ -61,21 +61,22 @@ def relabelling_acceptance(engine: Engine, dataset: Dataset, max_objects: int) -
     Args:
       engine: of the model.
       dataset: that it was trained on.
-      max_objects: test objects, the first ones.
+      max_objects: test objects, drawn.
 
     Returns:
       How many are accepted, and how good the judge is.
     """
     from sklearn.svm import SVC
 
-    known = np.flatnonzero(dataset.train_y >= 0)[:_MAX_TRAIN]
+    known = at_most(_MAX_TRAIN, np.flatnonzero(dataset.train_y >= 0))
     scale = (dataset.num_levels or 2) - 1
 
     def pixels(x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), -1) / scale
 
     judge = SVC(C=10.0).fit(pixels(take(dataset.train_x, known)), dataset.train_y[known])
-    x, y = dataset.test_x[:max_objects], dataset.test_y[:max_objects]
+    rows = at_most(max_objects, np.arange(len(dataset.test_y)))
+    x, y = dataset.test_x[rows], dataset.test_y[rows]
     changed = relabelled(engine, x, y)
     says = np.stack([judge.predict(pixels(row)) for row in changed])
     right = says == np.arange(len(changed))[:, None]

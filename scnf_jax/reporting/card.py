@@ -4,6 +4,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from scnf_jax.loading import LoadedRun
+from scnf_jax.scnf import SemiConditionalFlow
+
+_FLOW = (
+    "# Semi-conditional normalizing flow",
+    "",
+    "A classifier p(y|x), a density p(x) and a sampler p(x|y), all exact and in one model",
+    "(Atanov et al. 2019, https://arxiv.org/abs/1905.00505).",
+)
+_FLOW_LIMITS = (
+    "- log p(x) of a flow is a poor outlier score by itself (`python -m scnf_jax outliers`).",
+    "- z_h hides the class as far as `python -m scnf_jax leak` says, and z_aux is not hidden.",
+)
+_STACKED = (
+    "# Stacked variational autoencoders, M1+M2",
+    "",
+    "A classifier q(y|x), trained with a bound on the likelihood; it has no density",
+    "(Kingma et al. 2014, https://arxiv.org/abs/1406.5298).",
+)
 
 
 def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
@@ -45,18 +63,17 @@ def _changed(options: Any) -> str:
     )
 
 
-def results(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, str]:
+def results(run: LoadedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
     """What was measured, for a person.
 
     Args:
-      summary: of the run, perhaps empty.
+      run: the trained model.
       evaluation: of the run; see :func:`~scnf_jax.reporting.evaluation.evaluate_scores`.
 
     Returns:
       Values by caption.
     """
-    where = summary.get("evaluated_on", "test")
-    rows = {f"{where} error": f"{evaluation['error_percent']:.2f}%"}
+    rows = {f"{run.test_name} error": f"{evaluation['error_percent']:.2f}%"}
     if "bits_per_dim" in evaluation:
         rows["bits/dim"] = f"{evaluation['bits_per_dim']:.3f}, exact, one draw of the noise"
         rows["log p(x)"] = f"{evaluation['log_prob_nats']:.1f} nats an object"
@@ -82,18 +99,19 @@ def model_card(
     Returns:
       Markdown.
     """
-    measured = results(summary, evaluation) if evaluation else {}
+    measured = results(run, evaluation) if evaluation else {}
+    is_flow = isinstance(run.model, SemiConditionalFlow)
     lines = [
         "---",
         "library_name: scnf_jax",
         "license: apache-2.0",
-        "tags: [normalizing-flow, semi-supervised, density-estimation, jax]",
+        f"tags: [{'normalizing-flow, density-estimation' if is_flow else 'vae'}, "
+        "semi-supervised, jax]",
         "---",
         "",
-        f"# Semi-conditional normalizing flow on {run.options.dataset}",
+        *(_FLOW if is_flow else _STACKED),
         "",
-        "A classifier p(y|x), a density p(x) and a sampler p(x|y), all exact and in one model",
-        "(Atanov et al. 2019, https://arxiv.org/abs/1905.00505).",
+        f"Trained on {run.options.dataset}.",
         "",
         "## Measured",
         "",
@@ -113,8 +131,8 @@ def model_card(
         "import jax, scnf_jax",
         "",
         'run = scnf_jax.load_run("THIS FOLDER")',
-        "jax.jit(run.model.log_posterior)(run.params, x)  # x float32 in [0, 1), "
-        f"{['N', *run.event_shape]}",
+        "jax.jit(run.model.log_posterior)(run.params, x)  # x float32"
+        f"{' in [0, 1)' if run.num_levels else ''}, {['N', *run.event_shape]}",
         "```",
         "",
         "`model.safetensors` holds arrays alone and `config.json` plain settings: no code in this",
@@ -122,9 +140,8 @@ def model_card(
         "",
         "## Limits",
         "",
-        "- It knows the classes it was trained on. What is none of them is given one all the same;",
-        "  log p(x) of a flow is a poor outlier score by itself (`python -m scnf_jax outliers`).",
-        "- z_h hides the class as far as `python -m scnf_jax leak` says, and z_aux is not hidden.",
+        "- It knows the classes it was trained on. What is none of them is given one all the same.",
+        *(_FLOW_LIMITS if is_flow else ()),
         "",
     ]
     return "\n".join(lines)

@@ -95,17 +95,23 @@ def plot_gallery(folder: Path, engine: Engine, x: np.ndarray, y: np.ndarray) -> 
         [str(k) for k in y[shown]],
         column_label="true class of the object",
     )
+    captions = {
+        "samples.png": "Samples of each class from the learned priors, temperature 1, none picked.",
+        "samples-cool.png": "Samples at temperature 0.7, none picked.",
+        "relabelled.png": "Relabelling: test objects (first row), and their z under each label.",
+    }
     pairs = [np.flatnonzero(y == k)[:2] for k in range(min(num_classes, 20))]
-    first, second = np.array([pair for pair in pairs if len(pair) == 2]).T
-    between = interpolated(engine, x[first], x[second], y[first])
-    plot_grid(
-        folder / "interpolation.png",
-        between,
-        levels,
-        "between two test objects of one class (the ends)",
-        [str(k) for k in y[first]],
-        row_label="class y",
-    )
+    if pairs := [pair for pair in pairs if len(pair) == 2]:
+        first, second = np.array(pairs).T
+        plot_grid(
+            folder / "interpolation.png",
+            interpolated(engine, x[first], x[second], y[first]),
+            levels,
+            "between two test objects of one class (the ends)",
+            [str(k) for k in y[first]],
+            row_label="class y",
+        )
+        captions["interpolation.png"] = "From one test object to another of its class."
     plot_grid(
         folder / "temperature.png",
         temperature_strip(engine),
@@ -116,10 +122,5 @@ def plot_gallery(folder: Path, engine: Engine, x: np.ndarray, y: np.ndarray) -> 
         "temperature",
         "class y",
     )
-    return {
-        "samples.png": "Samples of each class from the learned priors, temperature 1, none picked.",
-        "samples-cool.png": "Samples at temperature 0.7, none picked.",
-        "relabelled.png": "Relabelling: test objects (first row), and their z under each label.",
-        "interpolation.png": "From one test object to another of its class.",
-        "temperature.png": "One noise draw a class, at several temperatures.",
-    }
+    captions["temperature.png"] = "One noise draw a class, at several temperatures."
+    return captions

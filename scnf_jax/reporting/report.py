@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scnf_jax.analysis.obfuscation import measure_leak
+from scnf_jax.analysis.obfuscation import MIN_OBJECTS, measure_leak
 from scnf_jax.analysis.relabelling import relabelling_acceptance
 from scnf_jax.data import Dataset
-from scnf_jax.folders import write_json
+from scnf_jax.folders import write_json, write_text
 from scnf_jax.inference import Engine
 from scnf_jax.reporting.card import describe, results
 from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
@@ -78,20 +78,23 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
       Path of the page.
 
     Raises:
-      ValueError: for a model without a density, or a folder that cannot be written.
+      ValueError: for a model without a density.
+      OSError: where the folder cannot be written.
     """
     engine.require_density()
     folder = engine.run.folder
     scores = engine.scores(dataset.test_x)
     evaluation = evaluate_scores(scores, dataset.test_y)
     figures = plot_evaluation(folder, scores, dataset.test_y)
-    leak = leak_record(measure_leak(engine, dataset, max_objects, max_objects))
     write_json(folder / "evaluation.json", evaluation)
-    write_json(folder / "leak.json", leak)
-    parts = [
-        _section("Classes", _pictures(folder, dict(zip(figures, _CAPTIONS, strict=True)))),
-        _section("What z_h still tells of the class", to_html(leak_table(leak))),
-    ]
+    parts = [_section("Classes", _pictures(folder, dict(zip(figures, _CAPTIONS, strict=True))))]
+    leak: dict[str, Any] | None = None
+    told = f"Not measured: the probes need {MIN_OBJECTS} train and test objects with a known label."
+    if min((dataset.train_y >= 0).sum(), len(dataset.test_y)) >= MIN_OBJECTS:
+        leak = leak_record(measure_leak(engine, dataset, max_objects, max_objects))
+        write_json(folder / "leak.json", leak)
+        told = leak_table(leak)
+    parts.append(_section("What z_h still tells of the class", to_html(told)))
     if dataset.num_levels is not None:
         accepted = relabelling_acceptance(engine, dataset, min(max_objects, 500))._asdict()
         write_json(folder / "relabelling.json", accepted)
@@ -107,10 +110,7 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
     summary = read_json(folder / "summary.json")
     page = _page(engine, summary, evaluation, leak, parts)
     path = folder / "report.html"
-    try:
-        path.write_text(page)
-    except OSError as error:
-        raise ValueError(f"{path}: could not be written ({error})") from None
+    write_text(path, page)
     return path
 
 
@@ -125,23 +125,22 @@ def _page(
     engine: Engine,
     summary: Mapping[str, Any],
     evaluation: Mapping[str, Any],
-    leak: Mapping[str, Any],
+    leak: Mapping[str, Any] | None,
     parts: Sequence[str],
 ) -> str:
     run = engine.run
     name = f"{run.options.dataset}, {summary.get('num_labelled', 'all')} labels"
-    hidden = leak["probes"]["z_h, true label"].values()
     numbers = {
-        "test error": f"{evaluation['error_percent']:.2f}%",
+        f"{run.test_name} error": f"{evaluation['error_percent']:.2f}%",
         "bits/dim": f"{evaluation['bits_per_dim']:.3f}",
         "calibration error": f"{evaluation['ece_percent']:.2f}%",
-        f"best probe on z_h (chance {leak['chance_percent']:.0f}%)": (
-            f"{max(p['accuracy_percent'] for p in hidden):.1f}%"
-        ),
     }
+    if leak is not None:
+        best = max(p["accuracy_percent"] for p in leak["probes"]["z_h, true label"].values())
+        numbers[f"best probe on z_h (chance {leak['chance_percent']:.0f}%)"] = f"{best:.1f}%"
     tiles = "".join(f"<div><b>{_escape(v)}</b>{_escape(k)}</div>" for k, v in numbers.items())
     trained = {k: v for k, v in describe(run, summary).items() if v}
-    measured = results(summary, evaluation)
+    measured = results(run, evaluation)
     body = [
         f"<h1>{_escape(name)}</h1>",
         f'<div class="numbers">{tiles}</div>',

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scnf_jax.folders import read_settings, write_json
+from scnf_jax.folders import read_settings, write_json, write_text
 from scnf_jax.reporting.log import read_metrics
 
 
@@ -184,10 +184,9 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
     for record in unfinished:
         reached = record["test_error_percent"]
         so_far = "not evaluated yet" if reached is None else f"{reached:.2f}% so far"
-        notes.append(
-            f"seed {record['seed']} stopped at step {record['steps']:,} of "
-            f"{record['config']['steps']:,}, {so_far}"
-        )
+        wanted = record["config"].get("steps")  # a baseline has none
+        at = f" at step {record['steps']:,} of {wanted:,}" if wanted else ""
+        notes.append(f"seed {record['seed']} stopped{at}, {so_far}")
     if len(errors) > 1:
         notes.append("each: " + ", ".join(f"{error:.2f}" for error in errors))
     devices = {f"{r['device']}, {r['cpu_count']} cores" for r in finished}
@@ -274,5 +273,5 @@ def write_table(folder: Path, path: Path) -> int:
             "python -m scnf_jax table runs/digits-0"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(records))
+    write_text(path, render(records))
     return len(records)

@@ -9,12 +9,13 @@ import numpy as np
 from scnf_jax.analysis.embedding import EMBEDDINGS, embed
 from scnf_jax.analysis.obfuscation import REPRESENTATIONS, Leak, flat
 from scnf_jax.analysis.outliers import CORRUPTIONS, SCORES, auroc, corrupt, outlier_scores
-from scnf_jax.data import Dataset, take
+from scnf_jax.data import Dataset, TrainObjects, at_most, take
 from scnf_jax.inference import Engine
 from scnf_jax.reporting.charts import plot_embeddings, plot_log_probs
 from scnf_jax.reporting.figures import plot_curves
 from scnf_jax.reporting.gallery import plot_gallery
 from scnf_jax.reporting.log import read_metrics
+from scnf_jax.reporting.pictures import drawable
 
 
 def leak_record(leak: Leak) -> dict[str, Any]:
@@ -84,20 +85,24 @@ def outlier_study(
       dataset: that it was trained on.
       others: foreign objects as stored, by name; corruptions of the test objects are
         added for images.
-      max_test: objects of each set, the first ones.
+      max_test: objects of each set, drawn.
       folder: ``densities.png`` is drawn there.
 
     Returns:
-      ``auroc`` by set and by score, ``num_objects`` by set, mean ``log p(x)`` by set.
+      ``auroc`` by set and by score, ``num_objects`` by set, mean ``bits_per_dim`` by set.
     """
-    test = dataset.test_x[:max_test]
-    sets = {name: x[:max_test] for name, x in others.items()}
+
+    def some(x: TrainObjects) -> np.ndarray:
+        return take(x, at_most(max_test, np.arange(x.shape[0])))
+
+    test = some(dataset.test_x)
+    sets = {name: some(x) for name, x in others.items()}
     if dataset.num_levels is not None:
         square = test.shape[1] == test.shape[2]
         for name in CORRUPTIONS:
             if square or name != "rotation":
                 sets[f"test set, {name}"] = corrupt(test, name, dataset.num_levels)
-    train_log_prob = np.asarray(engine.scores(take(dataset.train_x, slice(max_test))).log_prob)
+    train_log_prob = np.asarray(engine.scores(some(dataset.train_x)).log_prob)
     scored = {"test set": engine.scores(test)} | {k: engine.scores(x) for k, x in sets.items()}
     inside = outlier_scores(scored["test set"], train_log_prob)
     table = {}
@@ -149,7 +154,7 @@ def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) 
       folder: of the PNG files.
       engine: of a model with a density.
       dataset: that it was trained on.
-      max_test: test objects that are embedded, the first ones.
+      max_test: test objects that are embedded, drawn.
 
     Returns:
       Captions by file name.
@@ -159,7 +164,8 @@ def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) 
     if records:
         plot_curves(folder / "curves.png", records, dataset.num_levels is not None)
         captions["curves.png"] = "Negative log-likelihood and test error during training."
-    x, y = dataset.test_x[:max_test], dataset.test_y[:max_test]
+    rows = at_most(max_test, np.arange(len(dataset.test_y)))
+    x, y = dataset.test_x[rows], dataset.test_y[rows]
     latents = engine.encode(x, y)
     parts = {
         "z_f: carries the class": flat(latents.z_f),
@@ -173,6 +179,6 @@ def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) 
             f"{method} of {len(x)} test objects: classes part in z_f, and mix in z_h as far as "
             "the model takes the class out."
         )
-    if dataset.num_levels is not None and dataset.event_shape[-1] in (1, 3):
+    if drawable(dataset.event_shape, dataset.num_levels):
         captions |= plot_gallery(folder, engine, dataset.test_x, dataset.test_y)
     return captions

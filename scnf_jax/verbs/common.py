@@ -1,11 +1,14 @@
 """What verbs share: a trained model, a user's objects, where results go."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from scnf_jax.data import Dataset, load_dataset, take
+import numpy as np
+
+from scnf_jax.data import Dataset, at_most, load_dataset, take
 from scnf_jax.data.files import Objects, open_objects
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun, load_run
@@ -62,19 +65,14 @@ def run_dataset(run: LoadedRun) -> Dataset:
     return load_dataset(options.dataset, options.validation_size, options.stream)
 
 
-def test_name(run: LoadedRun) -> str:
-    """What the test part of a run's data is called."""
-    return "validation" if run.options.validation_size else "test"
-
-
 def input_objects(engine: Engine, path: str | None) -> Objects:
     """A user's objects; without a path the test set of the run."""
     run = engine.run
     if path is not None:
         return open_objects(path, run.event_shape, run.num_levels, run.num_classes)
     dataset = run_dataset(run)
-    names = [str(row) for row in range(len(dataset.test_x))]
-    field = f"{run.options.dataset} {test_name(run)}"
+    names = range(len(dataset.test_x))
+    field = f"{run.options.dataset} {run.test_name}"
     return Objects(dataset.test_x, names, dataset.test_y, run.event_shape, run.num_levels, field)
 
 
@@ -98,13 +96,22 @@ def made(folder: Path) -> Path:
     """The folder, made where it is not there.
 
     Raises:
-      ValueError: where that cannot be.
+      ValueError: where that cannot be, or nothing can be written into it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"output: expected a folder that can be written, got {error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"output: expected a folder that can be written, got {folder}")
     return folder
+
+
+def check_limits(arguments: argparse.Namespace, *fields: str, low: int = 1) -> None:
+    """Raises ValueError unless these options are at least ``low``."""
+    for field in fields:
+        if (value := getattr(arguments, field)) < low:
+            raise ValueError(f"{field}: expected at least {low}, got {value}")
 
 
 def add_output(parser: argparse.ArgumentParser, default: str) -> None:
@@ -113,10 +120,11 @@ def add_output(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def train_scores(engine: Engine) -> Scores:
-    """Scores of at most 5,000 train objects, the first ones.
+    """Scores of at most 5,000 train objects, drawn.
 
     Raises:
       ValueError: for a model without a density.
     """
     engine.require_density()
-    return engine.scores(take(run_dataset(engine.run).train_x, slice(MAX_TRAIN_SCORES)))
+    x = run_dataset(engine.run).train_x
+    return engine.scores(take(x, at_most(MAX_TRAIN_SCORES, np.arange(x.shape[0]))))

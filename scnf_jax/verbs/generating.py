@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from scnf_jax.analysis.obfuscation import Hidden, hide, restore
+from scnf_jax.analysis.obfuscation import Hidden, hide, latent_shapes, restore
 from scnf_jax.analysis.relabelling import relabelled, relabelling_acceptance
-from scnf_jax.data.files import write_png
+from scnf_jax.data.files import read_archive, read_array, write_png
+from scnf_jax.folders import write_arrays
 from scnf_jax.inference import LABEL_CHOICES, Engine
-from scnf_jax.reporting.pictures import plot_grid
+from scnf_jax.reporting.pictures import drawable, plot_grid
 from scnf_jax.reporting.studies import acceptance_text
 from scnf_jax.verbs.common import (
     Verb,
@@ -50,7 +51,7 @@ def _sample(arguments: argparse.Namespace) -> str:
     label = np.repeat(np.array(list(classes), np.int32), arguments.count)
     x = engine.to_levels(engine.sample(label, arguments.temperature))
     folder = output_folder(arguments, engine, "samples")
-    np.savez_compressed(folder / "samples.npz", x=x, y=label)
+    write_arrays(folder / "samples.npz", x=x, y=label)
     pictures = _write_pictures(folder, engine, x, label)
     return f"{folder}: samples.npz with x {list(x.shape)} and y; {pictures}"
 
@@ -58,7 +59,7 @@ def _sample(arguments: argparse.Namespace) -> str:
 def _write_pictures(folder: Path, engine: Engine, x: np.ndarray, label: np.ndarray) -> str:
     """One PNG a sample, and all of them in one; vectors have none."""
     levels = engine.run.num_levels
-    if levels is None or x.shape[-1] not in (1, 3):
+    if levels is None or not drawable(x.shape, levels):
         return "no pictures of such objects"
     singles = made(folder / "png")
     for number, (image, y) in enumerate(zip(x, label, strict=True)):
@@ -103,8 +104,11 @@ def _add_labels(parser: argparse.ArgumentParser, default: str | None) -> None:
 def _relabel(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
     run = engine.run
-    if run.num_levels is None:
-        raise ValueError("relabel: draws images; obfuscate and restore take vectors")
+    if run.num_levels is None or not drawable(run.event_shape, run.num_levels):
+        raise ValueError(
+            f"relabel: draws images of 1 or 3 channels, the model's objects are {run.event_shape}; "
+            "obfuscate and restore take all objects"
+        )
     if arguments.count < 1:
         raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
     objects = input_objects(engine, arguments.input)
@@ -125,7 +129,7 @@ def _relabel(arguments: argparse.Namespace) -> str:
         [str(k) for k in label],
         column_label=f"label that the object was encoded under ({choice})",
     )
-    np.savez_compressed(arrays, x=x, y=label, relabelled=grid)
+    write_arrays(arrays, x=x, y=label, relabelled=grid)
     said = f"{picture} and {arrays.name}: {num} objects under {len(grid)} labels, own: {choice}"
     if arguments.check:
         said += "\n" + acceptance_text(
@@ -157,7 +161,7 @@ def _obfuscate(arguments: argparse.Namespace) -> str:
     hidden = hide(engine, x, label)
     if arguments.without_aux:
         hidden = hidden._replace(z_aux=hidden.z_aux[:, :0])
-    np.savez_compressed(path, **hidden._asdict())
+    write_arrays(path, **hidden._asdict())
     return (
         f"{path}: z_h {list(hidden.z_h.shape)}, z_aux {list(hidden.z_aux.shape)}; encoded under "
         f"labels: {arguments.labels}. The labels are not in the file. How much of the class is: "
@@ -181,24 +185,17 @@ def _restore(arguments: argparse.Namespace) -> str:
     if path.suffix != ".npz":
         raise ValueError(f"output: expected a name that ends in .npz, got {path.name}")
     x = restore(engine, hidden, label)
-    np.savez_compressed(path, x=x, y=label)
-    fresh = "; z_aux was drawn anew" if hidden.z_aux.shape[1] == 0 else ""
+    write_arrays(path, x=x, y=label)
+    drawn = hidden.z_aux.shape[1] == 0 and latent_shapes(engine).z_aux
+    fresh = "; z_aux was drawn anew" if drawn else ""
     return f"{path}: x {list(x.shape)}, y{fresh}"
 
 
 def _read_hidden(name: str) -> Hidden:
-    try:
-        with (
-            Path(name).expanduser().open("rb") as stream,
-            np.load(stream, allow_pickle=False) as archive,
-        ):
-            hidden = Hidden(*(archive[field] for field in Hidden._fields))
-    except FileNotFoundError:
-        raise ValueError(f"{name}: expected a .npz of obfuscate, got no file") from None
-    except (OSError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{name}: expected a .npz of obfuscate with z_h and z_aux ({error})"
-        ) from None
+    arrays, names = read_archive(Path(name).expanduser(), Hidden._fields)
+    if len(arrays) < len(Hidden._fields):
+        raise ValueError(f"{name}: expected a .npz of obfuscate with z_h and z_aux, got {names}")
+    hidden = Hidden(**arrays)
     if any(z.ndim != 2 or len(z) != len(hidden.z_h) for z in hidden):
         raise ValueError(f"{name}: expected z_h and z_aux of one row an object")
     return hidden
@@ -210,10 +207,7 @@ def _restored_labels(arguments: argparse.Namespace, num: int, num_classes: int) 
     if arguments.label is not None:
         _check_label(arguments.label, num_classes)
         return np.full(num, arguments.label, np.int32)
-    try:
-        label = np.load(Path(arguments.label_file).expanduser(), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"label-file: expected a .npy of labels ({error})") from None
+    label = read_array(Path(arguments.label_file).expanduser())
     if label.shape != (num,) or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(
             f"label-file: expected {num} integers, one an object, got {label.dtype} of shape "

@@ -10,7 +10,7 @@ import numpy as np
 
 from scnf_jax.analysis.outliers import SCORES, outlier_scores
 from scnf_jax.data.files import Objects
-from scnf_jax.folders import write_json
+from scnf_jax.folders import replacing, write_json
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
 from scnf_jax.verbs.common import (
@@ -21,7 +21,6 @@ from scnf_jax.verbs.common import (
     input_objects,
     open_engine,
     output_path,
-    test_name,
     train_scores,
 )
 
@@ -40,7 +39,7 @@ def _evaluate(arguments: argparse.Namespace) -> str:
             f"{arguments.input}: expected a label of every object as y, got "
             f"{'none' if objects.y is None else 'some that are -1'}; predict and score need none"
         )
-    name = test_name(engine.run) if arguments.input is None else arguments.input
+    name = engine.run.test_name if arguments.input is None else arguments.input
     scores = engine.scores(objects.all())
     result = evaluate_scores(scores, objects.y)
     path = output_path(arguments, engine, "evaluation.json")
@@ -123,15 +122,8 @@ def _write(
     if path.suffix not in (".csv", ".npz"):
         raise ValueError(f"output: expected a name that ends in .csv or .npz, got {path.name}")
     write = _write_csv if path.suffix == ".csv" else _write_npz
-    # A file that is there stays until the new one is whole.
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
+    with replacing(path) as temporary:
         write(temporary, columns, _batches(engine, objects, rows))
-        temporary.replace(path)
-    except OSError as error:
-        raise ValueError(f"output: {path} could not be written ({error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return f"{path}: {len(objects)} objects, columns {', '.join(columns)}"
 
 

@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
-from scnf_jax.loading import export_run
+from scnf_jax.analysis.obfuscation import MIN_OBJECTS
+from scnf_jax.loading import export_folder, export_run
 from scnf_jax.reporting import results
 from scnf_jax.reporting.card import model_card
 from scnf_jax.reporting.evaluation import evaluate_scores
 from scnf_jax.reporting.report import read_json, write_report
-from scnf_jax.verbs.common import Verb, add_run, open_engine, run_dataset
+from scnf_jax.verbs.common import Verb, add_run, check_limits, open_engine, run_dataset
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> str:
+    check_limits(arguments, "max_objects", low=MIN_OBJECTS)
     engine = open_engine(arguments)
     path = write_report(engine, run_dataset(engine.run), arguments.max_objects)
     return f"{path}: {path.stat().st_size / 1e6:.1f} MB, opens without a network"
@@ -34,10 +36,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _export(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
+    folder = export_folder(engine.run, arguments.output)
     dataset = run_dataset(engine.run)
     evaluation = evaluate_scores(engine.scores(dataset.test_x), dataset.test_y)
     card = model_card(engine.run, read_json(engine.run.folder / "summary.json"), evaluation)
-    files = export_run(engine.run, arguments.output, card)
+    files = export_run(engine.run, folder, card)
     return "\n".join(f"{file}: {file.stat().st_size:,} bytes" for file in files)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scnf_jax.analysis.obfuscation import measure_leak
+from scnf_jax.analysis.obfuscation import MIN_OBJECTS, measure_leak
 from scnf_jax.analysis.probes import PROBES
 from scnf_jax.data.files import open_objects
 from scnf_jax.folders import write_json
@@ -20,6 +20,7 @@ from scnf_jax.verbs.common import (
     Verb,
     add_output,
     add_run,
+    check_limits,
     open_engine,
     output_folder,
     output_path,
@@ -38,11 +39,9 @@ def _add_leak(parser: argparse.ArgumentParser) -> None:
 
 
 def _leak(arguments: argparse.Namespace) -> str:
+    check_limits(arguments, "max_train", "max_test", low=MIN_OBJECTS)
     engine = open_engine(arguments)
     engine.require_density()
-    for field in ("max_train", "max_test"):
-        if getattr(arguments, field) < 20:
-            raise ValueError(f"{field}: expected at least 20, got {getattr(arguments, field)}")
     leak = measure_leak(
         engine,
         run_dataset(engine.run),
@@ -66,18 +65,22 @@ def _add_outliers(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="foreign objects: .npy, .npz or a folder of PNG files; may be given more than once",
     )
-    parser.add_argument("--max-test", type=int, default=2000, help="objects of each set")
+    parser.add_argument(
+        "--max-test", type=int, default=2000, help="objects of each set; of a file the first ones"
+    )
     add_output(parser, "outliers.json")
 
 
 def _outliers(arguments: argparse.Namespace) -> str:
+    check_limits(arguments, "max_test")
     engine = open_engine(arguments)
     engine.require_density()
     run = engine.run
     others: dict[str, np.ndarray] = {}
     for path in arguments.other:
         objects = open_objects(path, run.event_shape, run.num_levels, run.num_classes)
-        others[Path(path).name] = objects[slice(0, arguments.max_test)]
+        name = Path(path).name
+        others[path if name in others else name] = objects[slice(0, arguments.max_test)]
     if run.num_levels is None and not others:
         raise ValueError("other: expected foreign objects, since vectors are not corrupted here")
     path = output_path(arguments, engine, "outliers.json")
@@ -93,6 +96,7 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> str:
+    check_limits(arguments, "max_test")
     engine = open_engine(arguments)
     engine.require_density()
     folder = output_folder(arguments, engine, ".")
