@@ -352,7 +352,7 @@ class _Loop:
             "log_prob_nats": measured.get("log_prob"),
         }
         if self.writes:
-            write_json(folder / "summary.json", summary)
+            write_json(folder / "summary.json", summary)  # before figures, which may fail
             self._draw(summary)
             write_json(folder / "summary.json", summary)
         return summary

@@ -59,7 +59,7 @@ def test_auroc_counts_pairs() -> None:
     pairs = np.mean(outside[:, None] > inside[None])
     assert auroc(inside, outside) == pytest.approx(pairs)
     assert auroc(inside, inside) == pytest.approx(0.5)
-    assert auroc(np.zeros(3), np.array([np.inf, 1.0])) == 1.0
+    assert auroc(np.zeros(3), np.array([np.inf, np.nan])) == 1.0
 
 
 def test_outlier_scores_by_hand() -> None:

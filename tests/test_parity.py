@@ -124,20 +124,19 @@ def test_the_authors_network(parity: Parity, dtype: str, tolerance: float) -> No
 
         @jax.jit
         def measure(params: Any) -> dict[str, jax.Array]:
-            def under_label(embedding: jax.Array) -> jax.Array:
-                z_h, _ = model.head.forward(params["head"], z_f, embedding[None])
-                return jnp.concatenate(z_h, -1)
+            def under_label(label: jax.Array) -> jax.Array:
+                latents = model.encode(params, x, jnp.broadcast_to(label, x.shape[:1]))
+                return jnp.concatenate(latents.z_h, -1)
 
             (z_1, z_2, z_f), log_det = model.body.forward(params["body"], x)
-            log_joint = model.log_joint(params, x)
             return {
                 "z_aux_1": z_1,
                 "z_aux_2": z_2,
                 "z_f": z_f,
                 "log_det": log_det,
-                "z_h": jax.vmap(under_label, out_axes=1)(params["label_embedding"]),
-                "log_joint": log_joint,
-                "log_prob": jax.nn.logsumexp(log_joint, -1),
+                "z_h": jax.vmap(under_label, out_axes=1)(jnp.arange(10)),
+                "log_joint": model.log_joint(params, x),
+                "log_prob": model.log_prob(params, x),
             }
 
         measured = measure(params)

@@ -33,7 +33,7 @@ def fitted(model: SemiConditionalFlow, shape: tuple[int, ...] = IMAGE) -> tuple[
 def longer_glow() -> SemiConditionalFlow:
     sizes = {"steps": (1, 1), "width": 8, "head_steps": 1, "head_width": 8}
     longer = {"pixel_steps": 2, "pixel_width": 8, "vector_steps": 1, "vector_width": 8}
-    return glow(IMAGE, 3, histogram_bins=8, **sizes, **longer)
+    return glow(IMAGE, 3, histogram_bins=16, **sizes, **longer)
 
 
 MODELS = {

@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"stream: digits is read whole; expected a folder"):
         load_dataset("digits", stream=True)
     (folder / "y_test.npy").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"y_test.npy: expected a readable .npy"):
+    with pytest.raises(ValueError, match=r"y_test.npy: expected a readable .npy file"):
         load_dataset(str(folder))
     (folder / "y_test.npy").unlink()
     with pytest.raises(ValueError, match=r"found no y_test.npy; write it with numpy.save"):

@@ -30,8 +30,11 @@ def outlier_scores(scores: Scores, train_log_prob: np.ndarray) -> dict[str, np.n
     log_prob = np.asarray(scores.log_prob, np.float64)
     usual = np.mean(train_log_prob[np.isfinite(train_log_prob)])
     values = (-log_prob, np.abs(log_prob - usual), scores.entropy)
-    numbers = [np.where(np.isnan(value), np.inf, value) for value in values]
-    return dict(zip(SCORES, numbers, strict=True))
+    return dict(zip(SCORES, map(_foreign_where_nan, values), strict=True))
+
+
+def _foreign_where_nan(scores: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(scores), np.inf, scores)
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -50,7 +53,7 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     """
     from scipy.stats import rankdata
 
-    ranks = rankdata(np.concatenate([inside, outside]))[len(inside) :]
+    ranks = rankdata(_foreign_where_nan(np.concatenate([inside, outside])))[len(inside) :]
     pairs = ranks.sum() - len(outside) * (len(outside) + 1) / 2
     return float(pairs / (len(inside) * len(outside)))
 

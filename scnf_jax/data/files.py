@@ -171,8 +171,8 @@ def _readable(path: Path, kind: str) -> Iterator[None]:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"{path}: expected a readable {kind} of plain numbers, got a damaged one or "
-            f"Python objects, which are never loaded ({error})"
+            f"{path}: expected a readable {kind} file of plain numbers, got a damaged one or "
+            f"Python objects, which are never loaded ({error}); write it again with numpy"
         ) from None
 
 
