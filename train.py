@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
             _report(run_baseline(config, workdir, _command()), workdir)
             return
         experiment = runs.prepare(config, workdir, _command())
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: such as a full disk
         sys.exit(_complain(str(error)))
     try:
         summary = runs.train(experiment)

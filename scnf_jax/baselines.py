@@ -104,7 +104,6 @@ def run_baseline(
         raise ValueError(f"baseline: {error}") from None
     dataset = load_dataset(options.dataset, options.validation_size)
     labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
-    write_settings(path, Settings(plain, dataset.description, command))
     scale = (dataset.num_levels or 2) - 1
     train_x = take(dataset.train_x, slice(None)).reshape(len(labels), -1) / scale
     test_x = dataset.test_x.reshape(len(dataset.test_x), -1) / scale
@@ -112,6 +111,8 @@ def run_baseline(
     start = time.perf_counter()
     with claimed(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        check_same_config(path, plain, lambda saved: saved)  # again: another may have come since
+        write_settings(path, Settings(plain, dataset.description, command))
         classifier.fit(train_x[known], labels[known])
         summary = {
             "status": "finished",

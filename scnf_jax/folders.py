@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,25 @@ class Settings(NamedTuple):
     config: dict[str, Any]
     data: dict[str, Any]
     command: str = ""
+
+
+def made(folder: Path, option: str) -> Path:
+    """The folder, made where it is not there.
+
+    Args:
+      folder: to be written into.
+      option: that named it, for the message.
+
+    Raises:
+      ValueError: where that cannot be, or nothing can be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option}: expected a folder that can be written, got {error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{option}: expected a folder that can be written, got {folder}")
+    return folder
 
 
 @contextlib.contextmanager
@@ -60,16 +80,8 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Makes the folder and writes ``config.json``.
-
-    Raises:
-      ValueError: where the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", settings._asdict())
-    except OSError as error:
-        raise ValueError(f"workdir: expected a folder that can be written, got {error}") from None
+    """Writes ``config.json``."""
+    write_json(folder / "config.json", settings._asdict())
 
 
 def read_settings(folder: Path) -> Settings:
@@ -130,7 +142,7 @@ def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock, so that two runs never write into it.
+    """Makes a run's folder and holds its lock, so that two runs never write into it.
 
     Raises:
       FolderInUse: where another run holds it.
@@ -139,11 +151,7 @@ def claimed(folder: Path) -> Iterator[None]:
     Warns:
       UserWarning: where its file system has no locks.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
-    except OSError as error:
-        raise ValueError(f"workdir: expected a folder that can be written, got {error}") from None
+    made(folder, "workdir")
     try:
         import fcntl
     except ImportError:  # no such locks on this system

@@ -10,7 +10,14 @@ import numpy as np
 
 from scnf_jax import checkpoints
 from scnf_jax.bijectors.base import Params
-from scnf_jax.folders import Settings, read_settings, replacing, write_settings, write_text
+from scnf_jax.folders import (
+    Settings,
+    made,
+    read_settings,
+    replacing,
+    write_settings,
+    write_text,
+)
 from scnf_jax.losses import Model
 from scnf_jax.models import build_model
 from scnf_jax.settings import RunOptions, parse_config
@@ -171,7 +178,7 @@ def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> lis
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    path = export_folder(run, folder)
+    path = made(export_folder(run, folder), "output")
     data = {
         "event_shape": run.event_shape,
         "num_classes": run.num_classes,

@@ -319,6 +319,7 @@ def test_export_and_back_bit_for_bit(
         (["export", "--output={run}"], "another folder than the run's own"),
         (["export", "--output={run}/../digits"], "another folder than the run's own"),
         (["export", "--output={tmp}"], "which holds other files"),
+        (["export", "--output={file}/shared"], "output: expected a folder that can be written"),
         (["evaluate", "--output={file}/evaluation.json"], "a folder that can be written"),
         (["restore", "--input={torn}", "--label=1", "--output=x.npz"], "got a damaged one"),
         (["restore", "--input={wide}", "--label=1", "--output=x.npz"], "without a name"),

@@ -1,7 +1,6 @@
 """What verbs share: a trained model, a user's objects, where results go."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 
 from scnf_jax.data import Dataset, at_most, load_dataset, take
 from scnf_jax.data.files import Objects, open_objects
+from scnf_jax.folders import made
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun, load_run
 
@@ -83,28 +83,13 @@ def output_path(arguments: argparse.Namespace, engine: Engine, default: str) -> 
       ValueError: where that folder cannot be made.
     """
     path = Path(arguments.output).expanduser() if arguments.output else engine.run.folder / default
-    return made(path.parent) / path.name
+    return made(path.parent, "output") / path.name
 
 
 def output_folder(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:
     """The folder where results go, made; as :func:`output_path`."""
     chosen = arguments.output
-    return made(Path(chosen).expanduser() if chosen else engine.run.folder / default)
-
-
-def made(folder: Path) -> Path:
-    """The folder, made where it is not there.
-
-    Raises:
-      ValueError: where that cannot be, or nothing can be written into it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"output: expected a folder that can be written, got {error}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"output: expected a folder that can be written, got {folder}")
-    return folder
+    return made(Path(chosen).expanduser() if chosen else engine.run.folder / default, "output")
 
 
 def check_limits(arguments: argparse.Namespace, *fields: str, low: int = 1) -> None:

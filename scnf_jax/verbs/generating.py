@@ -8,7 +8,7 @@ import numpy as np
 from scnf_jax.analysis.obfuscation import Hidden, hide, latent_shapes, restore
 from scnf_jax.analysis.relabelling import relabelled, relabelling_acceptance
 from scnf_jax.data.files import read_archive, read_array, write_png
-from scnf_jax.folders import write_arrays
+from scnf_jax.folders import made, write_arrays
 from scnf_jax.inference import LABEL_CHOICES, Engine
 from scnf_jax.reporting.pictures import drawable, plot_grid
 from scnf_jax.reporting.studies import acceptance_text
@@ -18,7 +18,6 @@ from scnf_jax.verbs.common import (
     add_output,
     add_run,
     input_objects,
-    made,
     open_engine,
     output_folder,
     output_path,
@@ -61,7 +60,7 @@ def _write_pictures(folder: Path, engine: Engine, x: np.ndarray, label: np.ndarr
     levels = engine.run.num_levels
     if levels is None or not drawable(x.shape, levels):
         return "no pictures of such objects"
-    singles = made(folder / "png")
+    singles = made(folder / "png", "output")
     for number, (image, y) in enumerate(zip(x, label, strict=True)):
         write_png(singles / f"class{y}-{number:04d}.png", image, levels)
     classes = np.unique(label)
