@@ -1,8 +1,9 @@
 """SCNF-GLOW and SCNF-GMM: multi-scale bodies with a conditional head."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from scnf_jax import bijectors as bj
 from scnf_jax.bijectors import Bijector, Conditioner
@@ -182,10 +183,11 @@ def glow_body(
         raise ValueError(f"glow: expected {len(steps)} widths, one a level, got {widths}")
 
     check_choice("model.dtype", dtype, (None, "float32", "bfloat16"))
-    settings: dict[str, Any] = {"linear": linear, "coupling": coupling}
-    settings |= {"unroll": unroll, "memory": memory}
+    make_steps = functools.partial(
+        flow_steps, linear=linear, coupling=coupling, unroll=unroll, memory=memory
+    )
     if coupling == "affine":
-        settings |= {"scale": scale, "max_log_scale": max_log_scale}
+        make_steps = functools.partial(make_steps, scale=scale, max_log_scale=max_log_scale)
 
     def conv(inside: int) -> MakeConditioner:
         return lambda num_outputs: ResidualConv(num_outputs, inside, num_blocks, dtype=dtype)
@@ -200,7 +202,7 @@ def glow_body(
     for index, (num, inside) in enumerate(zip(steps, widths, strict=True)):
         channels *= 4 if index == 0 else 2
         first = [steps_on_pixels(channels)] if index == 0 and pixel_steps else []
-        inner = flow_steps(num, channels, conv(inside), **settings)
+        inner = make_steps(num, channels, conv(inside))
         levels.append(bj.chain(bj.squeeze(), *first, inner))
     for _ in range(split_last):
         levels.append(bj.identity())
@@ -209,7 +211,7 @@ def glow_body(
     if vector_steps:
         dense = perceptron(vector_width, 1, dtype)
         size = math.prod(z_f)
-        on_vector = bj.chain(bj.flatten(z_f), flow_steps(vector_steps, size, dense, **settings))
+        on_vector = bj.chain(bj.flatten(z_f), make_steps(vector_steps, size, dense))
         levels[-1] = bj.chain(levels[-1], on_vector)
         z_f = (size,)
     pixels = bj.marginal_gaussianization(histogram_bins) if histogram_bins else bj.logit(alpha)
