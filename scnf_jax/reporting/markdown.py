@@ -2,6 +2,7 @@
 
 import html
 import itertools
+from collections.abc import Iterable, Sequence
 
 
 def to_html(text: str) -> str:
@@ -15,19 +16,25 @@ def to_html(text: str) -> str:
     return "".join(_RENDER[kind](list(lines)) for kind, lines in kinds)
 
 
+def table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> str:
+    """An HTML table, which scrolls by itself where the page is narrow."""
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        shown = "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells)
+        return f"<tr>{shown}</tr>"
+
+    top = line(head, "th") if head else ""
+    lines = "".join(line(row, "td") for row in rows)
+    return f'<div class="wide"><table>{top}{lines}</table></div>'
+
+
 def _kind(line: str) -> str:
     return {"|": "table", "-": "list", "": "blank"}.get(line[:1], "words")
 
 
 def _table(lines: list[str]) -> str:
-    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
-    parts = []
-    for number, row in enumerate(rows):
-        if number == 1:  # the rule below the head
-            continue
-        tag = "th" if number == 0 else "td"
-        parts.append("<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>")
-    return f'<div class="wide"><table>{"".join(parts)}</table></div>'
+    head, _, *rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+    return table(rows, head)
 
 
 def _list(lines: list[str]) -> str:

@@ -1,9 +1,9 @@
 """``report.html``: everything about a run in one page that opens without a network."""
 
 import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from scnf_jax.folders import write_json, write_text
 from scnf_jax.inference import Engine
 from scnf_jax.reporting.card import describe, results
 from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
-from scnf_jax.reporting.markdown import to_html
+from scnf_jax.reporting.markdown import table, to_html
 from scnf_jax.reporting.studies import (
     acceptance_text,
     draw_figures,
@@ -138,14 +138,14 @@ def _page(
     if leak is not None:
         best = max(p["accuracy_percent"] for p in leak["probes"]["z_h, true label"].values())
         numbers[f"best probe on z_h (chance {leak['chance_percent']:.0f}%)"] = f"{best:.1f}%"
-    tiles = "".join(f"<div><b>{_escape(v)}</b>{_escape(k)}</div>" for k, v in numbers.items())
+    tiles = "".join(f"<div><b>{escape(v)}</b>{escape(k)}</div>" for k, v in numbers.items())
     trained = {k: v for k, v in describe(run, summary).items() if v}
     measured = results(run, evaluation)
     body = [
-        f"<h1>{_escape(name)}</h1>",
+        f"<h1>{escape(name)}</h1>",
         f'<div class="numbers">{tiles}</div>',
-        _section("Trained", _table(trained.items())),
-        _section("Results", _table(measured.items()) + _baselines(engine, summary)),
+        _section("Trained", table(trained.items())),
+        _section("Results", table(measured.items()) + _baselines(engine, summary)),
         *parts,
         _section("Reproduce", _commands(engine)),
     ]
@@ -156,7 +156,7 @@ def _page(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{_escape(name)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(name)}</title><style>{_STYLE}</style></head>\n<body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )
@@ -164,15 +164,7 @@ def _page(
 
 def _section(title: str, content: str) -> str:
     anchor = "".join(c if c.isalnum() else "-" for c in title)
-    return f'<section id="{anchor}"><h2>{_escape(title)}</h2>\n{content}</section>'
-
-
-def _table(rows: Any, head: Sequence[str] = ()) -> str:
-    top = "".join(f"<th>{_escape(cell)}</th>" for cell in head)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{_escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table>{f"<tr>{top}</tr>" if head else ""}{lines}</table></div>'
+    return f'<section id="{anchor}"><h2>{escape(title)}</h2>\n{content}</section>'
 
 
 def _pictures(folder: Path, captions: Mapping[str, str]) -> str:
@@ -180,8 +172,8 @@ def _pictures(folder: Path, captions: Mapping[str, str]) -> str:
     for name, caption in captions.items():
         data = base64.b64encode((folder / name).read_bytes()).decode()
         parts.append(
-            f'<figure><img alt="{_escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{_escape(caption)}</figcaption></figure>"
+            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
     return "".join(parts)
 
@@ -201,10 +193,10 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
         return (
             "<p>No baseline of the same label draw lies beside this run. To have them here, run "
             f"<code>python train.py --config=configs/baselines.py:label_spreading "
-            f"--config.dataset={_escape(engine.run.options.dataset)}</code> with a "
+            f"--config.dataset={escape(engine.run.options.dataset)}</code> with a "
             "<code>--workdir</code> beside this folder.</p>"
         )
-    return "<h3>Baselines on the same labels</h3>" + _table(rows, ("method", "error", "bits/dim"))
+    return "<h3>Baselines on the same labels</h3>" + table(rows, ("method", "error", "bits/dim"))
 
 
 def _commands(engine: Engine) -> str:
@@ -214,8 +206,4 @@ def _commands(engine: Engine) -> str:
         f"python -m scnf_jax {verb} {run.folder.name}"
         for verb in ("evaluate", "leak", "outliers", "figures", "report")
     ]
-    return f"<pre>{_escape(chr(10).join(lines))}</pre>"
-
-
-def _escape(text: str) -> str:
-    return html.escape(text)
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"
