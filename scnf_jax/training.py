@@ -37,7 +37,8 @@ class OptimizerOptions:
     Attributes:
       name: ``adam`` or ``adamax``.
       learning_rate: at the peak.
-      schedule: ``constant``, ``linear`` or ``cosine``, down to 0 at the last step.
+      schedule: ``constant``, or ``linear`` or ``cosine`` down to 0 at the last step.
+      decay_share: of the steps, the last ones, in which the rate falls; before, it is constant.
       warmup_steps: of linear warm-up from 0.
       weight_decay: coupled L2: added to the gradient times the parameters.
       clip_norm: of the gradient's global norm; 0: off.
@@ -47,6 +48,7 @@ class OptimizerOptions:
     name: str = "adam"
     learning_rate: float = 1e-3
     schedule: str = "linear"
+    decay_share: float = 1.0
     warmup_steps: int = 0
     weight_decay: float = 0.0
     clip_norm: float = 0.0
@@ -57,6 +59,7 @@ class OptimizerOptions:
         check_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine"))
         for field in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
             check_range(f"optimizer.{field}", getattr(self, field), 0.0)
+        check_range("optimizer.decay_share", self.decay_share, 0.0, 1.0)
         check_range("optimizer.ema_decay", self.ema_decay, 0.0, 1.0)
 
 
@@ -150,16 +153,17 @@ def make_optimizer(options: OptimizerOptions, steps: int) -> optax.GradientTrans
 
 
 def _schedule(options: OptimizerOptions, steps: int) -> optax.Schedule:
-    peak, decay_steps = options.learning_rate, max(steps - options.warmup_steps, 1)
+    peak, warm = options.learning_rate, options.warmup_steps
+    start = max(warm, steps - round(options.decay_share * steps))
+    decay_steps = max(steps - start, 1)
+    constant = optax.constant_schedule(peak)
     decay = {
-        "constant": optax.constant_schedule(peak),
+        "constant": constant,
         "linear": optax.linear_schedule(peak, 0.0, decay_steps),
         "cosine": optax.cosine_decay_schedule(peak, decay_steps),
     }[options.schedule]
-    if not options.warmup_steps:
-        return decay
-    warmup = optax.linear_schedule(0.0, peak, options.warmup_steps)
-    return optax.join_schedules([warmup, decay], [options.warmup_steps])
+    rise = optax.linear_schedule(0.0, peak, warm) if warm else constant
+    return optax.join_schedules([rise, constant, decay], [warm, start])
 
 
 def make_data(x: TrainObjects, y: np.ndarray, mesh: Mesh, seed: int = 0) -> TrainData:

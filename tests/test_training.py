@@ -330,16 +330,21 @@ def test_evaluate_pads_and_leaves_nothing_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "warmup", "expected"),
+    ("schedule", "changes", "expected"),
     [
-        ("constant", 0, [1.0, 1.0, 1.0]),
-        ("linear", 0, [1.0, 0.5, 0.0]),
-        ("cosine", 0, [1.0, 0.5, 0.0]),
-        ("linear", 4, [0.0, 5 / 6, 0.0]),
+        ("constant", {}, [1.0, 1.0, 1.0, 1.0]),
+        ("linear", {}, [1.0, 0.5, 0.2, 0.0]),
+        ("cosine", {}, [1.0, 0.5, 0.095492, 0.0]),
+        ("linear", {"warmup_steps": 4}, [0.0, 5 / 6, 2 / 6, 0.0]),
+        ("linear", {"decay_share": 0.4}, [1.0, 1.0, 0.5, 0.0]),
+        ("linear", {"decay_share": 0.4, "warmup_steps": 5}, [0.0, 1.0, 0.5, 0.0]),
+        ("cosine", {"decay_share": 0.8, "warmup_steps": 4}, [0.0, 0.933013, 0.25, 0.0]),
+        ("linear", {"decay_share": 0.0}, [1.0, 1.0, 1.0, 1.0]),
+        ("constant", {"decay_share": 0.4}, [1.0, 1.0, 1.0, 1.0]),
     ],
 )
-def test_schedules(schedule: str, warmup: int, expected: list[float]) -> None:
-    options = OptimizerOptions(learning_rate=1.0, schedule=schedule, warmup_steps=warmup)
+def test_schedules(schedule: str, changes: dict[str, Any], expected: list[float]) -> None:
+    options = OptimizerOptions(learning_rate=1.0, schedule=schedule, **changes)
     transform = make_optimizer(options, steps=10)
     params = {"w": jnp.zeros(())}
     state = transform.init(params)
@@ -348,7 +353,7 @@ def test_schedules(schedule: str, warmup: int, expected: list[float]) -> None:
         # Adam's update of a constant gradient has length 1.
         updates, state = transform.update({"w": jnp.ones(())}, state, params)
         rates.append(-float(updates["w"]))
-    np.testing.assert_allclose([rates[0], rates[5], rates[10]], expected, atol=1e-4)
+    np.testing.assert_allclose([rates[k] for k in (0, 5, 8, 10)], expected, atol=1e-4)
 
 
 def test_weight_decay_is_coupled_and_clipping_is_off_unless_asked_for() -> None:
@@ -374,6 +379,7 @@ def test_weight_decay_is_coupled_and_clipping_is_off_unless_asked_for() -> None:
         (OptimizerOptions, {"schedule": "step"}, "optimizer.schedule: expected one of"),
         (OptimizerOptions, {"learning_rate": -1.0}, "optimizer.learning_rate: .* >= 0.0"),
         (OptimizerOptions, {"learning_rate": float("nan")}, "got nan"),
+        (OptimizerOptions, {"decay_share": 4000}, "optimizer.decay_share: .* <= 1.0, got 4000"),
         (OptimizerOptions, {"ema_decay": 1.5}, "optimizer.ema_decay: .* <= 1.0, got 1.5"),
         (ObjectiveOptions, {"name": "elbo"}, "objective.name: expected one of 'sgd', 'em'"),
         (ObjectiveOptions, {"refresh_every": 5}, "set objective.name='em'"),
