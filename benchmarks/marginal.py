@@ -57,7 +57,7 @@ def _one(label: str, name: str, batch: int, num_classes: int) -> dict[str, Any]:
         group = {
             key: made.call for key, made in programs.items() if ("gradient" in key) == gradients
         }
-        seconds |= measure.seconds(group, rounds)
+        seconds |= measure.seconds(group, rounds if gradients else 25)
     counted = measure.operations(model.log_prob, params, x) / measure.operations(body, params, x)
 
     def bodies(key: str, gradient: str = "") -> float | None:
