@@ -89,6 +89,7 @@ def run_baseline(
 
     Raises:
       ValueError: for bad settings or data, or a folder that holds a run of another config.
+      OSError: where its files cannot be saved, as on a full disk.
     """
     options = from_mapping(BaselineOptions, config, "")
     plain = dataclasses.asdict(options)

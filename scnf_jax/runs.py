@@ -84,6 +84,7 @@ def prepare(
       ValueError: for bad settings or data, or a folder that holds a run of another
         config, naming the keys that differ; nothing in the folder is touched then.
       FolderInUse: where another run trains there.
+      OSError: where settings cannot be saved, as on a full disk.
     """
     options = parse_config(config)
     path = Path(folder).expanduser().absolute()

@@ -77,16 +77,16 @@ def results(run: LoadedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
     if "bits_per_dim" in evaluation:
         rows["bits/dim"] = f"{evaluation['bits_per_dim']:.3f}, exact"
         rows["log p(x)"] = f"{evaluation['log_prob_nats']:.1f} nats an object"
+        if run.num_levels is not None:
+            rows["dequantisation noise"] = (
+                "one draw, another than at the end of training, whose figures differ a little"
+            )
     rows["calibration error (ECE)"] = f"{evaluation['ece_percent']:.2f}%"
     at = evaluation["error_percent_at_coverage"]
     rows["error where it may abstain"] = ", ".join(
         f"{at[share]:.2f}% on the surest {share}%" for share in ("50", "90", "99")
     )
     rows["objects"] = str(evaluation["num_objects"])
-    if "bits_per_dim" in evaluation and run.num_levels is not None:
-        rows["dequantisation noise"] = (
-            "one draw, another than at the end of training, whose figures differ a little"
-        )
     return rows
 
 

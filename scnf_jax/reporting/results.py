@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scnf_jax.folders import read_settings, write_json, write_text
+from scnf_jax.folders import made, read_settings, write_json, write_text
 from scnf_jax.reporting.log import read_metrics
 
 
@@ -123,7 +123,8 @@ def save_records(runs: Iterable[Path], folder: Path) -> None:
       folder: of the records; one of the same command and seed is replaced.
 
     Raises:
-      ValueError: for a folder that holds no run, or one that was not trained by a command.
+      ValueError: for a folder that holds no run, or one that was not trained by a command, and
+        where the records cannot be written.
     """
     records = []
     for run in runs:
@@ -131,7 +132,7 @@ def save_records(runs: Iterable[Path], folder: Path) -> None:
         if not record["command"]:
             raise ValueError(f"{run}: expected a run of train.py, found no command in config.json")
         records.append(record)
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder, "records")
     for record in records:
         write_json(folder / record_name(record), record)
 
@@ -259,7 +260,7 @@ def write_table(folder: Path, path: Path) -> int:
       How many records there were.
 
     Raises:
-      ValueError: where the folder holds none, or a damaged one.
+      ValueError: where the folder holds none, or a damaged one, or the page cannot be written.
     """
     records = []
     for file in sorted(folder.glob("*.json")):
@@ -272,6 +273,6 @@ def write_table(folder: Path, path: Path) -> int:
             f"{folder}: expected records of runs, found none; name run folders, as in "
             "python -m scnf_jax table runs/digits-0"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made(path.parent, "output")
     write_text(path, render(records))
     return len(records)
