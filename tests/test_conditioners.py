@@ -16,6 +16,7 @@ NETWORKS = {
     "mlp_on_images": (MLP(6, hidden=(8,)), (5, 4, 4, 3)),
     "residual_mlp": (ResidualMLP(6, width=8, num_blocks=2, normalize=True), (5, 3)),
     "residual_conv": (ResidualConv(6, width=8, num_blocks=1), (5, 4, 4, 3)),
+    "glow_conv": (ResidualConv(6, width=8, num_blocks=0, num_pointwise=1), (5, 4, 4, 3)),
     "residual_conv_reflect": (
         ResidualConv(6, width=8, num_blocks=1, padding="reflect", normalize=True),
         (5, 4, 4, 3),

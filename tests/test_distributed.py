@@ -75,6 +75,9 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     assert one["command"] == two["command"]
     assert two["device"] == "2 x cpu"
     assert one["test_error_percent"] == two["test_error_percent"]
+    assert one["dataset"] == "digits"
+    assert one["bits_per_dim"] > 0
+    assert (tmp_path / "alone" / "samples.png").stat().st_size > 1000
     # What two devices saved, one reads.
     chex.assert_trees_all_close(
         *(scnf_jax.load_run(tmp_path / name).params for name in ("together", "alone")),
