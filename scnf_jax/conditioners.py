@@ -89,18 +89,26 @@ class ResidualMLP(nn.Module):
 class ResidualConv(nn.Module):
     """A pre-activation residual network of 3x3 convolutions on ``[batch, H, W, C]``.
 
+    With ``num_blocks=0, num_pointwise=1`` it is the network of Glow's couplings: 3x3, 1x1, 3x3.
+
     Attributes:
       num_outputs: channels of the result.
       width: channels inside.
       num_blocks: residual blocks of two 3x3 convolutions.
+      num_pointwise: 1x1 convolutions after the blocks, ``h = W relu(h)``. Both of their sides
+        are wide, so that they do many operations for each number read.
       padding: ``zeros``, or ``reflect`` as in the authors' code.
       normalize: as in :class:`ResidualMLP`.
       dtype: of the computation.
+
+    References:
+      Kingma and Dhariwal 2018, section 5 (the three layers), https://arxiv.org/abs/1807.03039
     """
 
     num_outputs: int
     width: int = 64
     num_blocks: int = 4
+    num_pointwise: int = 0
     padding: Padding = "zeros"
     normalize: bool = False
     dtype: Dtype = None
@@ -113,6 +121,8 @@ class ResidualConv(nn.Module):
         for _ in range(self.num_blocks):
             r = Conv3x3(self.width, self.padding, dtype=self.dtype)(nn.relu(h))
             h = h + Conv3x3(self.width, self.padding, dtype=self.dtype)(nn.relu(r))
+        for _ in range(self.num_pointwise):
+            h = nn.Dense(self.width, dtype=self.dtype)(nn.relu(h))
         h = ActNorm()(h) if self.normalize else h
         last = Conv3x3(
             self.num_outputs,

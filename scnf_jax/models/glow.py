@@ -93,6 +93,7 @@ class BodySettings(TypedDict, total=False):
     steps: Sequence[int]
     width: int | Sequence[int]
     num_blocks: int
+    num_pointwise: int
     linear: Kind
     coupling: CouplingName
     scale: Scale
@@ -115,6 +116,7 @@ def glow_body(
     steps: Sequence[int] = (4, 4),
     width: int | Sequence[int] = 64,
     num_blocks: int = 1,
+    num_pointwise: int = 0,
     linear: Kind = "full",
     coupling: CouplingName = "affine",
     scale: Scale = "sigmoid",
@@ -140,6 +142,7 @@ def glow_body(
       steps: flow steps of each level.
       width: channels inside the conditioners, of all levels or of each.
       num_blocks: residual blocks of the conditioners.
+      num_pointwise: their 1x1 convolutions, see :class:`~scnf_jax.conditioners.ResidualConv`.
       linear: kind of :func:`~scnf_jax.bijectors.invertible_linear`.
       coupling: name of the coupling.
       scale: of the body's affine couplings; see :func:`~scnf_jax.bijectors.affine_coupling`.
@@ -190,7 +193,9 @@ def glow_body(
         make_steps = functools.partial(make_steps, scale=scale, max_log_scale=max_log_scale)
 
     def conv(inside: int) -> MakeConditioner:
-        return lambda num_outputs: ResidualConv(num_outputs, inside, num_blocks, dtype=dtype)
+        return lambda num_outputs: ResidualConv(
+            num_outputs, inside, num_blocks, num_pointwise, dtype=dtype
+        )
 
     def steps_on_pixels(channels: int) -> Bijector:
         pair = coupling_pair("mixture", channels, conv(pixel_width))
