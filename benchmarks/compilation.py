@@ -14,6 +14,10 @@ steps of the digits config's body and head; layers of a `repeat` are one loop, s
 not grow with them (`unroll=1`; the configs unroll 4 or 8). With `JAX_COMPILATION_CACHE_DIR` a
 second process of the same config takes its programs from there, also under another seed."""
 
+CONFIGS = (
+    "moons", "digits", "mnist", "mnist:small", "mnist_table:glow_sgd", "mnist_table:gmm_sgd",
+)  # fmt: skip
+
 PROGRAM = """
 import time
 import jax
@@ -34,7 +38,7 @@ def run() -> list[dict[str, Any]]:
         rows.append(
             {"config": "digits", "flow steps": 3 * depth, "seconds": _seconds("digits", model)}
         )
-    for name in ("moons", "digits", "mnist", "mnist_table:glow_sgd", "mnist_table:gmm_sgd"):
+    for name in CONFIGS:
         with tempfile.TemporaryDirectory() as cache:
             first = _seconds(name, {}, cache)
             again = _seconds(name, {}, cache)

@@ -56,6 +56,7 @@ _MNIST_BASELINES = [
 SECTIONS: dict[str, Sequence[Row]] = {
     "MNIST": [
         Row("this project's own", "configs/mnist.py"),
+        Row("this project's own, small", "configs/mnist.py:small"),
         Row(
             "this project's own, density, from the labels of the row above",
             "configs/mnist.py:density",
