@@ -50,14 +50,14 @@ def _one(label: str, name: str, batch: int, num_classes: int) -> dict[str, Any]:
     for key, (function, given) in functions.items():
         programs[key] = measure.compiled(function, params, given)
         programs[f"{key} gradient"] = measure.compiled(jax.grad(_mean(function)), params, given)
-    rounds = 5 if num_classes > 10 else 9
     seconds: dict[str, float] = {}
     for gradients in (False, True):
         # Apart: what a gradient's memory does to the machine falls on the call that follows.
         group = {
             key: made.call for key, made in programs.items() if ("gradient" in key) == gradients
         }
-        seconds |= measure.seconds(group, rounds if gradients else 25)
+        rounds = 25 if not gradients else 5 if num_classes > 10 else 9
+        seconds |= measure.seconds(group, rounds)
     counted = measure.operations(model.log_prob, params, x) / measure.operations(body, params, x)
 
     def bodies(key: str, gradient: str = "") -> float | None:
