@@ -10,7 +10,7 @@ import numpy as np
 
 from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.loading import LoadedRun
-from scnf_jax.losses import make_input
+from scnf_jax.losses import evaluation_keys, make_numbered_input
 from scnf_jax.metrics import bits_per_dim
 from scnf_jax.models import StackedVAE
 from scnf_jax.scnf import Latents, SemiConditionalFlow
@@ -61,8 +61,8 @@ class Engine:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size}")
         self.run, self.batch_size = run, batch_size
-        self._key = jax.random.key(seed)
-        self._noise_key, self._label_key, self._sample_key = jax.random.split(self._key, 3)
+        self._keys = evaluation_keys(seed)
+        self._prepare = make_numbered_input(run.model, run.num_levels)
         self._log_joint = jax.jit(self._log_joint_of)
         self._log_posterior = jax.jit(self._log_posterior_of)
         self._encode = jax.jit(self._encode_of)
@@ -90,12 +90,7 @@ class Engine:
 
     def _objects(self, x: Array, rows: Array) -> Array:
         """Stored objects as the model takes them, with noise by the object's number."""
-
-        def one(x: Array, row: Array) -> Array:
-            key = jax.random.fold_in(self._noise_key, row)
-            return make_input(self.run.model, self.run.num_levels)(key, x[None])[0]
-
-        return jax.vmap(one)(x, rows)
+        return self._prepare(self._keys.noise, rows, x)
 
     def _log_joint_of(self, params: Params, x: Array, rows: Array) -> Array:
         return self.flow.log_joint(params, self._objects(x, rows))
@@ -175,7 +170,7 @@ class Engine:
                 return given.astype(np.int32)
         log_posterior = self.scores(x).log_posterior
         if choice == "sampled":
-            drawn = jax.random.categorical(self._label_key, jnp.asarray(log_posterior))
+            drawn = jax.random.categorical(self._keys.label, jnp.asarray(log_posterior))
             return np.asarray(drawn, np.int32)
         likely = np.argmax(log_posterior, -1).astype(np.int32)
         if choice == "likely" or given is None:
@@ -206,7 +201,7 @@ class Engine:
         self.require_density()
         parts = []
         for number, part in enumerate(self.batches(len(label))):
-            key = jax.random.fold_in(self._sample_key, number)
+            key = jax.random.fold_in(self._keys.sample, number)
             parts.append(
                 self._run(lambda p, y, key=key: self._sample(p, key, y, temperature), label[part])
             )

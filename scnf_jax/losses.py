@@ -337,7 +337,7 @@ def _flow_loss(
 
 
 def make_input(model: Model, num_levels: int | None) -> Callable[[Array, Array], Array]:
-    """``(key, stored rows) -> x``, as the model takes it outside of training."""
+    """``(key, stored rows) -> x``, as the model takes it, with noise drawn for all rows at once."""
 
     def prepare(key: Array, x: Array) -> Array:
         if isinstance(model, StackedVAE) and num_levels is not None:
@@ -345,6 +345,41 @@ def make_input(model: Model, num_levels: int | None) -> Callable[[Array, Array],
         return dequantize(key, x, num_levels)
 
     return prepare
+
+
+class EvaluationKeys(NamedTuple):
+    """What is random when a trained model is used, each from a key of its own.
+
+    Attributes:
+      noise: of the dequantisation.
+      label: of labels drawn from a posterior.
+      sample: of samples.
+    """
+
+    noise: Array
+    label: Array
+    sample: Array
+
+
+def evaluation_keys(seed: int = 0) -> EvaluationKeys:
+    """The keys of a seed; training evaluates with those of 0."""
+    return EvaluationKeys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def make_numbered_input(
+    model: Model, num_levels: int | None
+) -> Callable[[Array, Array, Array], Array]:
+    """``(key, numbers, stored rows) -> x``, as the model takes it outside of training.
+
+    The noise of an object is a function of the key and of the object's number, so that what is
+    said of it depends neither on the size of the batches nor on the number of devices.
+    """
+    prepare = make_input(model, num_levels)
+
+    def one(key: Array, number: Array, x: Array) -> Array:
+        return prepare(jax.random.fold_in(key, number), x[None])[0]
+
+    return jax.vmap(one, in_axes=(None, 0, 0))
 
 
 def make_scores(
@@ -357,13 +392,14 @@ def make_scores(
       num_levels: see :func:`make_loss`.
 
     Returns:
-      ``(params, key, stored rows) -> (log p(x) [batch], log p(y|x) [batch, K])``; None
-      in place of the density for a model that has none. ``key`` is of the noise.
+      ``(params, numbers, stored rows) -> (log p(x) [batch], log p(y|x) [batch, K])``; None
+      in place of the density for a model that has none. ``numbers`` are those of the objects, by
+      which their noise is drawn.
     """
-    prepare = make_input(model, num_levels)
+    prepare = make_numbered_input(model, num_levels)
 
-    def scores(params: Params, key: Array, x: Array) -> tuple[Array | None, Array]:
-        x = prepare(key, x)
+    def scores(params: Params, numbers: Array, x: Array) -> tuple[Array | None, Array]:
+        x = prepare(evaluation_keys().noise, numbers, x)
         if isinstance(model, StackedVAE):
             return None, model.log_posterior(params, x)
         log_joint = model.log_joint(params, x)

@@ -27,7 +27,6 @@ from scnf_jax.losses import (
 from scnf_jax.options import check_choice, check_range
 
 _SHARE_DECAY = 0.99
-_EVAL_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,11 +368,10 @@ def make_trainer(
     @functools.partial(jax.jit, out_shardings=whole)
     def score(params: Params, batches: Array) -> tuple[Array | None, Array]:
         def one(numbered: tuple[Array, Array]) -> tuple[Array | None, Array]:
-            number, x = numbered
-            x = jax.lax.with_sharding_constraint(x, rows_sharding)
-            return scores_of(params, jax.random.fold_in(jax.random.key(_EVAL_SEED), number), x)
+            numbers, x = jax.lax.with_sharding_constraint(numbered, rows_sharding)
+            return scores_of(params, numbers, x)
 
-        return jax.lax.map(one, (jnp.arange(batches.shape[0]), batches))
+        return jax.lax.map(one, (_numbers(batches), batches))
 
     def evaluate(params: Params, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
         num = len(x)
@@ -395,6 +393,12 @@ def make_trainer(
         init_rows=init_rows,
         evaluate=evaluate,
     )
+
+
+def _numbers(batches: Array) -> Array:
+    """Of the objects in ``[count, size, *event]``, each its place: ``[count, size]``."""
+    count, size = batches.shape[:2]
+    return jnp.arange(count * size).reshape(count, size)
 
 
 def usable_params(state: TrainState) -> Params:

@@ -78,9 +78,9 @@ def test_evaluate_agrees_with_the_run(
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert f"error {result['error_percent']:.2f}%" in said
     summary = json.loads((run / "summary.json").read_text())
-    # Another draw of the dequantisation noise.
-    assert result["error_percent"] == pytest.approx(summary["test_error_percent"], abs=4.0)
-    assert result["bits_per_dim"] == pytest.approx(summary["bits_per_dim"], abs=0.03)
+    # The same noise in batches of another size; one scan may stand on the boundary.
+    assert result["error_percent"] == pytest.approx(summary["test_error_percent"], abs=0.21)
+    assert result["bits_per_dim"] == pytest.approx(summary["bits_per_dim"], abs=1e-4)
     confusion = np.array(result["confusion"])
     assert confusion.sum() == 500
     assert 100 - 100 * np.trace(confusion) / 500 == pytest.approx(result["error_percent"])

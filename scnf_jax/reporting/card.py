@@ -78,9 +78,7 @@ def results(run: LoadedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
         rows["bits/dim"] = f"{evaluation['bits_per_dim']:.3f}, exact"
         rows["log p(x)"] = f"{evaluation['log_prob_nats']:.1f} nats an object"
         if run.num_levels is not None:
-            rows["dequantisation noise"] = (
-                "one draw, another than at the end of training, whose figures differ a little"
-            )
+            rows["dequantisation noise"] = "one draw"
     rows["calibration error (ECE)"] = f"{evaluation['ece_percent']:.2f}%"
     at = evaluation["error_percent_at_coverage"]
     rows["error where it may abstain"] = ", ".join(
