@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     """Trains, and says how it went.
 
     Exit codes: 0 trained; 1 diverged, or another process of the job was lost; 2 bad settings,
-    data or folder; 128 + n on signal n.
+    data or folder, or files that cannot be written or read; 128 + n on signal n.
     """
     del argv
     logging.set_verbosity(logging.ERROR)  # the libraries log their own progress
@@ -82,6 +82,13 @@ def main(argv: list[str]) -> None:
         sys.exit(stopped.exit_code)
     except CheckpointError as error:
         sys.exit(_complain(str(error)))
+    except OSError as error:  # such as a full disk, or data that can no longer be read
+        sys.exit(
+            _complain(
+                f"{error}; the newest checkpoint in {experiment.folder} is kept, and the same "
+                "command resumes from it"
+            )
+        )
     except runs.Diverged as error:
         sys.stderr.write(f"train.py: {error}\n")
         sys.exit(1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from scnf_jax.data import load_dataset, take
-from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
+from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
 from scnf_jax.options import check_range, from_mapping, suggest
 
 
@@ -88,13 +88,14 @@ def run_baseline(
       What ``summary.json`` holds.
 
     Raises:
-      ValueError: for bad settings or data, or a folder that holds a run of another config.
+      ValueError: for bad settings or data, or a folder that holds a run of another config or
+        on other data.
       OSError: where its files cannot be saved, as on a full disk.
     """
     options = from_mapping(BaselineOptions, config, "")
     plain = dataclasses.asdict(options)
     path = Path(folder).expanduser().absolute()
-    check_same_config(path, plain, lambda saved: saved)
+    check_same_run(path, plain, dict)
     settings = dict(options.baseline)
     name = settings.pop("name", None)
     if name not in METHODS:
@@ -112,7 +113,7 @@ def run_baseline(
     start = time.perf_counter()
     with claimed(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        check_same_config(path, plain, lambda saved: saved)  # again: another may have come since
+        check_same_run(path, plain, dict, dataset.description)
         write_settings(path, Settings(plain, dataset.description, command))
         classifier.fit(train_x[known], labels[known])
         summary = {

@@ -17,6 +17,7 @@ from flax import nnx
 
 from scnf_jax.bijectors.actnorm import channel_moments
 from scnf_jax.bijectors.base import Array, Conditioner, Params
+from scnf_jax.options import check_positive
 
 Padding = Literal["zeros", "reflect"]
 _FEW_CHANNELS = 16
@@ -48,7 +49,11 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """Computes ``theta`` of ``x`` and ``context``."""
+        """Computes ``theta`` of ``x`` and ``context``; ValueError for widths below 1."""
+        if not self.hidden:
+            raise ValueError("hidden: expected at least one width, got none")
+        for width in self.hidden:
+            check_positive("hidden", width)
         h = nn.Dense(self.hidden[0], dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.hidden[0], self.dtype)
         for width in self.hidden[1:]:
@@ -76,7 +81,8 @@ class ResidualMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """Computes ``theta`` of ``x`` and ``context``."""
+        """Computes ``theta`` of ``x`` and ``context``; ValueError for widths below 1."""
+        check_positive("width", self.width)
         h = nn.Dense(self.width, dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.width, self.dtype)
         for _ in range(self.num_blocks):
@@ -115,7 +121,8 @@ class ResidualConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """Computes ``theta`` of ``x`` and ``context``."""
+        """Computes ``theta`` of ``x`` and ``context``; ValueError for widths below 1."""
+        check_positive("width", self.width)
         h = Conv3x3(self.width, self.padding, dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.width, self.dtype)
         for _ in range(self.num_blocks):

@@ -20,7 +20,8 @@ class Settings(NamedTuple):
 
     Attributes:
       config: all settings, as plain dicts.
-      data: ``event_shape``, ``num_classes`` and ``num_levels``.
+      data: ``event_shape``, ``num_classes`` and ``num_levels``, and of a run how many objects it
+        had and their fingerprint.
       command: that trains the run, without its folder; empty where none was given.
     """
 
@@ -105,29 +106,44 @@ def read_settings(folder: Path) -> Settings:
         ) from None
 
 
-def check_same_config(
-    folder: Path, config: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Any]
+def check_same_run(
+    folder: Path,
+    config: Mapping[str, Any],
+    complete: Callable[[Mapping[str, Any]], Any],
+    data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuses a folder that holds a run of another config; touches nothing.
+    """Refuses a folder that holds a run of another config, or on other data; touches nothing.
 
     Args:
       folder: of the run, there or not.
       config: settings of now, all of them.
       complete: gives saved settings the defaults of those that are newer than the folder.
+      data: of now, where it has been read; see :class:`Settings`. What an older folder did not
+        record of it is not compared.
 
     Raises:
       ValueError: naming the keys that differ.
     """
     if not (folder / "config.json").exists():
         return
-    now, then = _dotted(config), _dotted(complete(read_settings(folder).config))
-    differ = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
-    if differ:
-        listed = "; ".join(f"{k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differ)
+    saved = read_settings(folder)
+    remedy = "give another --workdir, or remove the folder to start again"
+    try:
+        then = _dotted(complete(saved.config))
+    except ValueError as error:
+        raise ValueError(f"workdir: {folder} holds another run ({error}); {remedy}") from None
+    if differ := _differences(then, _dotted(config)):
+        raise ValueError(f"workdir: {folder} holds a run of another config ({differ}); {remedy}")
+    now = {key: value for key, value in _dotted(data or {}).items() if key in saved.data}
+    if differ := _differences({key: saved.data[key] for key in now}, now):
         raise ValueError(
-            f"workdir: {folder} holds a run of another config ({listed}); give another --workdir, "
-            "or remove the folder to start again"
+            f"workdir: {folder} holds a run on other data ({differ}); bring that back, or {remedy}"
         )
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    keys = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
+    return "; ".join(f"{k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in keys)
 
 
 def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -88,7 +88,10 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     """
     path = Path(folder).expanduser().absolute()
     settings = read_settings(path)
-    options = parse_config(settings.config)
+    try:
+        options = parse_config(settings.config)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a run that trained a model ({error})") from None
     event_shape = tuple(settings.data["event_shape"])
     model = build_model(options.model, event_shape, settings.data["num_classes"])
     x = jax.ShapeDtypeStruct((options.init_batch_size, *event_shape), np.float32)

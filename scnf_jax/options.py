@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ def check_range(field: str, value: float, low: float, high: float = float("inf")
 
 def check_positive(field: str, value: int) -> None:
     """Raises ValueError unless ``value`` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{field}: expected an integer >= 1, got {value!r}")
 
 

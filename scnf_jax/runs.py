@@ -18,11 +18,11 @@ from jax.sharding import Mesh
 from scnf_jax import checkpoints, metrics, parallel
 from scnf_jax.bijectors.base import Params
 from scnf_jax.data import Dataset, ReadAhead, Rows, TrainObjects, at_most, load_dataset, take
-from scnf_jax.folders import Settings, check_same_config, claimed, write_json, write_settings
+from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
 from scnf_jax.inference import Engine
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import Model
-from scnf_jax.models import StackedVAE, build_model
+from scnf_jax.models import StackedVAE, build_model, with_defaults
 from scnf_jax.pseudo_labels import add_pseudo_labels, save_labels
 from scnf_jax.reporting import figures, gallery
 from scnf_jax.reporting.log import MetricsLog, read_metrics
@@ -82,7 +82,7 @@ def prepare(
 
     Raises:
       ValueError: for bad settings or data, or a folder that holds a run of another
-        config, naming the keys that differ; nothing in the folder is touched then.
+        config or on other data, naming what differs; nothing in the folder is touched then.
       FolderInUse: where another run trains there.
       OSError: where settings cannot be saved, as on a full disk.
     """
@@ -90,11 +90,12 @@ def prepare(
     path = Path(folder).expanduser().absolute()
     plain = dataclasses.asdict(options)
 
-    def check_folder() -> None:
-        check_same_config(
+    def check_folder(data: Mapping[str, Any] | None = None) -> None:
+        check_same_run(
             path,
             _of_the_result(plain),
             lambda saved: _of_the_result(dataclasses.asdict(parse_config(saved))),
+            data,
         )
 
     check_folder()
@@ -105,7 +106,7 @@ def prepare(
     labels = add_pseudo_labels(options, path, dataset.train_x, drawn)
     if parallel.is_first():
         with claimed(path):
-            check_folder()  # again: another run may have come since
+            check_folder(dataset.description)  # again: another run may have come since
             write_settings(path, Settings(plain, dataset.description, command))
             if options.pseudo_labels is not None:
                 save_labels(path, labels)
@@ -114,8 +115,9 @@ def prepare(
 
 
 def _of_the_result(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a result depends on: not where its data lies."""
-    return {key: value for key, value in config.items() if key != "stream"}
+    """The settings that a result depends on, with the model's defaults: not where its data lies."""
+    kept = {key: value for key, value in config.items() if key != "stream"}
+    return kept | {"model": with_defaults(config["model"])}
 
 
 def build(options: RunOptions, dataset: Dataset, mesh: Mesh) -> tuple[Model, Trainer]:
@@ -222,6 +224,8 @@ class _Loop:
     def run(self) -> dict[str, Any]:
         options, folder = self.options, self.experiment.folder
         self.progress.note(self._headline())
+        if self.step < options.steps:
+            self.meta |= self._machine(self.meta.get("device"))
         try:
             while self.step < options.steps:
                 train_metrics = self._chunk()
@@ -263,8 +267,7 @@ class _Loop:
         return (
             f"{self.options.dataset}: {x.shape[0]} train objects {x.shape[1:]}{kept}, "
             f"{self.experiment.num_labelled} labelled{pseudo}; {size:,} parameters; "
-            f"{self.experiment.mesh.size} "
-            f"{jax.devices()[0].device_kind} device(s); from step {self.step} of "
+            f"on {_devices(self.experiment.mesh)}; from step {self.step} of "
             f"{self.options.steps}; {self.experiment.folder}"
         )
 
@@ -320,7 +323,7 @@ class _Loop:
 
     def _summary(self) -> dict[str, Any]:
         options = self.options
-        names = ("scnf_jax", "jax", "flax", "optax", "numpy")
+        machine = self._machine()  # where a checkpoint of an older version does not say
         return {
             "status": "finished",
             "dataset": options.dataset,
@@ -338,7 +341,17 @@ class _Loop:
                 self.step * options.batch_size / max(self.meta["train_seconds"], 1e-9), 1
             ),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
-            "device": f"{self.experiment.mesh.size} x {jax.devices()[0].device_kind}",
+            **{key: self.meta.get(key, value) for key, value in machine.items()},
+        }
+
+    def _machine(self, before: str | None = None) -> dict[str, Any]:
+        """What trains the run now, after the devices that trained it before."""
+        names = ("scnf_jax", "jax", "flax", "optax", "numpy")
+        device = _devices(self.experiment.mesh)
+        if before is not None:
+            device = before if before.endswith(device) else f"{before}, then {device}"
+        return {
+            "device": device,
             "cpu_count": os.cpu_count(),
             "versions": {name: importlib.metadata.version(name) for name in names},
         }
@@ -390,6 +403,11 @@ class _Loop:
             experiment.dataset.num_levels,
             experiment.command,
         )
+
+
+def _devices(mesh: Mesh) -> str:
+    """Such as ``8 x TPU v4``."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
 def summarize_scores(

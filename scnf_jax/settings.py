@@ -114,6 +114,8 @@ def parse_config(config: Mapping[str, Any]) -> RunOptions:
         "objective": ObjectiveOptions,
         "augment": AugmentOptions,
     }
+    if "baseline" in config:
+        raise ValueError("baseline: the settings of scikit-learn's classifiers, which are no model")
     parsed = dict(config)
     parsed.pop("distributed", None)  # of the job that computes the run; see train.py
     for name, options in groups.items():

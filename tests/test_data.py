@@ -143,6 +143,10 @@ def test_bad_npz(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="got a damaged one"):
         load_dataset(str(path))
+    x = np.zeros((2, 4, 4), np.uint8)
+    np.savez(path, x_train=x, y_train=np.full(2, -1), x_test=x, y_test=np.zeros(2, int))
+    with pytest.raises(ValueError, match="y_train: expected at least one known label"):
+        load_dataset(str(path))
     planted = np.array([object()], dtype=object)
     np.savez(path, x_train=planted, y_train=planted, x_test=planted, y_test=planted)
     with pytest.raises(ValueError, match="allow_pickle"):
@@ -162,6 +166,8 @@ def test_unknown_and_unprepared_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="got 'mnisst'; did you mean mnist"):
         load_dataset("mnisst")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="images of one shape, got 'oxford_flowers102' with"):
+        load_dataset("oxford_flowers102")
     with pytest.raises(ValueError, match=f"not prepared in {tmp_path}.*download_and_prepare"):
         load_dataset("mnist")
 

@@ -16,6 +16,8 @@ import pytest
 
 import scnf_jax
 from scnf_jax import folders, runs
+from scnf_jax.baselines import run_baseline
+from scnf_jax.models import with_defaults
 from scnf_jax.reporting import figures
 from scnf_jax.reporting.log import read_metrics
 from tests.conftest import stopped_at
@@ -108,6 +110,52 @@ def test_another_config_is_refused_by_key(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == before
 
 
+def test_settings_from_before_a_model_had_one_more_are_the_same(tmp_path: Path) -> None:
+    runs.prepare(TINY, tmp_path)
+    runs.prepare(TINY | {"model": TINY["model"] | {"linear": "lu"}}, tmp_path)
+    with pytest.raises(ValueError, match="model.linear: 'lu' there, 'full' now"):
+        runs.prepare(TINY | {"model": TINY["model"] | {"linear": "full"}}, tmp_path)
+    assert with_defaults({"name": "glow", "width": 8}) == {
+        **with_defaults({"name": "glow", "num_pointwise": 0}),
+        "width": 8,
+    }
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    path, folder = tmp_path / "mine.npz", tmp_path / "run"
+    x = np.random.RandomState(0).randn(40, 2)
+    arrays = {"x_train": x, "y_train": np.arange(40) % 2, "x_test": x, "y_test": np.arange(40) % 2}
+    np.savez(path, **arrays)
+    config = TINY | {"dataset": str(path), "num_labelled": 4}
+    summary = runs.train(runs.prepare(config, folder))
+    before = (folder / "config.json").read_text()
+    np.savez(path, **(arrays | {"y_train": np.arange(40) % 3}))
+    with pytest.raises(
+        ValueError, match=r"other data \(fingerprint: .*num_classes: 2 there, 3 now"
+    ):
+        runs.prepare(config, folder)
+    np.savez(path, **(arrays | {"x_train": x[1:], "y_train": arrays["y_train"][1:]}))
+    with pytest.raises(ValueError, match="num_train: 40 there, 39 now"):
+        runs.prepare(config, folder)
+    assert (folder / "config.json").read_text() == before
+    np.savez(path, **arrays)
+    assert runs.train(runs.prepare(config, folder)) == summary
+
+
+def test_devices_are_those_that_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Exception):
+        pass
+
+    with stopped_at(10, Stopped):
+        runs.train(runs.prepare(TINY, tmp_path))
+
+    monkeypatch.setattr(runs, "_devices", lambda mesh: "8 x TPU v4")
+    summary = runs.train(runs.prepare(TINY, tmp_path))
+    assert summary["device"] == "1 x cpu, then 8 x TPU v4"
+    monkeypatch.undo()
+    assert runs.train(runs.prepare(TINY, tmp_path))["device"] == summary["device"]
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     experiment = runs.prepare(TINY, tmp_path)
     with folders.claimed(tmp_path), pytest.raises(ValueError, match="in use by another run"):
@@ -155,6 +203,9 @@ def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
         ({"dataset": "nowhere.npz"}, "expected a .npz file"),
         ({"model": {"name": "vectr"}}, "did you mean 'vector'"),
         ({"model": {"name": "glow"}}, "glow: expected images"),
+        ({"model": {"name": "vector", "hidden": []}}, "hidden: expected at least one width"),
+        ({"model": {"name": "vector", "hidden": [0]}}, "hidden: expected an integer >= 1, got 0"),
+        ({"dataset": "digits", "num_labelled": 10, "model": {"name": "glow", "width": 0}}, "width"),
         ({"model": {"name": "m1m2"}}, "model: .*m1_steps"),
         ({"dataset": "digits", "model": {"name": "glow", "steps": 4}}, "model: .*int"),
         (
@@ -203,6 +254,34 @@ def test_missing_setting(tmp_path: Path) -> None:
     config = {key: value for key, value in TINY.items() if key != "batch_size"}
     with pytest.raises(ValueError, match="batch_size: expected a value, got none"):
         runs.prepare(config, tmp_path)
+
+
+def test_the_folder_of_a_baseline_is_no_model(tmp_path: Path) -> None:
+    config = {"dataset": "moons", "num_labelled": 10, "baseline": {"name": "supervised_svc"}}
+    run_baseline(config, tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds another run .*no model"):
+        runs.prepare(TINY, tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}: expected a run that trained a model"):
+        scnf_jax.load_run(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_one_line(tmp_path: Path) -> None:
+    program = (
+        "import sys; from scnf_jax.reporting import log; import train\n"
+        "def full(*arguments): raise OSError(28, 'No space left on device')\n"
+        "log.MetricsLog.write = full\n"
+        "train.app.run(train.main, flags_parser=train.parse_flags)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--config=configs/moons.py:tiny", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "No space left on device; the newest checkpoint in" in done.stderr
 
 
 def test_load_run_without_a_run(tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ def test_pictures_go_in_and_out(
         assert samples["y"].tolist() == [7] * 5
         first = tmp_path / "sevens" / "png" / "class7-0000.png"
         np.testing.assert_array_equal(read_png(first, (8, 8, 1), 17), samples["x"][0])
+    say(capsys, "sample", run, "--label=7", "--count=3", f"--output={tmp_path}/sevens")
+    assert len(list(first.parent.iterdir())) == 3  # none of the earlier call
     say(capsys, "predict", run, f"--input={first.parent}", f"--output={tmp_path}/p.csv")
     assert read_csv(tmp_path / "p.csv")[0]["id"] == "class7-0000.png"
 
@@ -297,6 +299,12 @@ def test_export_and_back_bit_for_bit(
         (["predict", "--input={empty}", "--output=x.csv"], "found none in it"),
         (["predict", "--input={wide}", "--output=x.csv"], "expected objects of shape (8, 8, 1)"),
         (["predict", "--input={bright}", "--output=x.csv"], "expected grey levels 0..16, got 200"),
+        (
+            ["predict", "--input={late}", "--output=x.csv", "--batch-size=2"],
+            "expected grey levels 0..16, got 99 at index (4, 0, 0, 0)",
+        ),
+        (["predict", "--input={huge}", "--output=x.csv"], "expected a PNG picture"),
+        (["sample", "--seed=-1"], "seed: expected a number >= 0"),
         (["predict", "--input={floats}", "--output=x.csv"], "expected uint8 images"),
         (["predict", "--input={pickled}", "--output=x.csv"], "never loaded"),
         (["predict", "--input={torn}", "--output=x.csv"], "damaged"),
@@ -343,6 +351,7 @@ def test_bad_input_is_one_line(
         "bright": np.full((2, 8, 8), 200, np.uint8),
         "floats": np.zeros((2, 8, 8, 1)),
         "unlabelled": np.zeros((2, 8, 8), np.uint8),
+        "late": np.pad(np.zeros((4, 8, 8), np.uint8), ((0, 1), (0, 0), (0, 0)), constant_values=99),
     }
     places = {"run": run, "scans": scans, "empty": tmp_path / "empty", "tmp": tmp_path}
     places["empty"].mkdir()
@@ -356,6 +365,8 @@ def test_bad_input_is_one_line(
     places["file"] = places["torn"]
     places["deep"] = tmp_path / "deep.png"
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(places["deep"])
+    places["huge"] = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(places["huge"])
     places["foreign"] = tmp_path / "foreign.npz"
     np.savez(places["foreign"], z_h=np.zeros((2, 5)), z_aux=np.zeros((2, 5)))
     verb, *options = [word.format(**places) for word in words]

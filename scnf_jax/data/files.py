@@ -63,7 +63,7 @@ class Objects:
             x = x[..., None]
         elif self._num_levels is None and np.issubdtype(x.dtype, np.floating):
             x = x.astype(np.float32)
-        check_objects(self._field, x, self._num_levels)
+        check_objects(self._field, x, self._num_levels, part.start or 0)
         if x.shape[1:] != self._event_shape:
             raise ValueError(
                 f"{self._field}: expected objects of shape {self._event_shape}, those the model "
@@ -84,7 +84,7 @@ class _Arrays(NamedTuple):
 def open_objects(
     path: str, event_shape: tuple[int, ...], num_levels: int | None, num_classes: int
 ) -> Objects:
-    """Opens a user's objects; what is wrong with them is said before anything compiles.
+    """Opens a user's objects and checks the first; the others are checked as they are read.
 
     Args:
       path: of a ``.npy`` with ``[N, *event]``, mapped into memory; of a ``.npz`` with ``x``
@@ -221,7 +221,12 @@ def read_png(path: Path, event_shape: tuple[int, ...], num_levels: int) -> np.nd
                     "it first"
                 )
             shades = np.asarray(picture.convert(modes[channels]), np.float64)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"{path}: expected a PNG picture, got a damaged one ({error})") from None
     levels = np.round(shades * (num_levels - 1) / 255.0).astype(np.uint8)
     return levels.reshape(height, width, channels)

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +49,21 @@ class Dataset(NamedTuple):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a run folder records, and a model is built from."""
+        """What a run folder records: what a model is built from, and which data these are.
+
+        ``fingerprint`` is the CRC-32 of all labels and of the test objects; train objects may be
+        on disk, and are counted alone.
+        """
         fields = ("event_shape", "num_classes", "num_levels")
-        return {field: getattr(self, field) for field in fields}
+        fingerprint = 0
+        for array in (self.train_y, self.test_y, self.test_x):
+            fingerprint = zlib.crc32(np.ascontiguousarray(array).data, fingerprint)
+        return {
+            **{field: getattr(self, field) for field in fields},
+            "num_train": len(self.train_y),
+            "num_test": len(self.test_y),
+            "fingerprint": f"{fingerprint:08x}",
+        }
 
     def draw_labels(self, num_labelled: int, seed: int) -> np.ndarray:
         """The train labels that stay, -1 elsewhere; see :func:`~scnf_jax.data.mask_labels`.
@@ -97,7 +110,7 @@ def load_dataset(name: str, validation_size: int = 0, stream: bool | None = Fals
     if stream and not isinstance(dataset.train_x, Rows):
         raise ValueError(
             f"stream: {name} is read whole; expected a folder with {', '.join(_WANTED)} as .npy "
-            "files, or a TFDS dataset of images of one shape"
+            "files, or a TFDS dataset"
         )
     check_dataset(dataset)
     return _hold_out(dataset, validation_size) if validation_size else dataset
@@ -226,6 +239,10 @@ def _from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Dataset:
         if np.issubdtype(arrays[key].dtype, np.integer):
             arrays[key] = _as_labels(arrays[key])
     labels = arrays["y_train"]
+    if labels.dtype == np.int32 and labels.size and labels.max() < 0:
+        raise ValueError(
+            f"{name}: y_train: expected at least one known label of every class, got -1 alone"
+        )
     num_classes = int(labels.max()) + 1 if labels.size and labels.dtype == np.int32 else 0
     levels = 256 if arrays["x_train"].dtype == np.uint8 else None
     x_train, y_train, x_test, y_test = (arrays[key] for key in _WANTED)
@@ -237,7 +254,7 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
 
     Args:
       name: of the dataset.
-      stream: whether train images, where all have one shape, are left undecoded.
+      stream: whether train images are left undecoded.
     """
     try:
         import tensorflow_datasets as tfds
@@ -260,6 +277,12 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
     features = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
         raise ValueError(f"dataset: expected a TFDS image classification dataset, got {name!r}")
+    shape = features["image"].shape
+    if None in shape:
+        raise ValueError(
+            f"dataset: expected images of one shape, got {name!r} with {tuple(shape)}; "
+            f"resize them, and give a .npz or a folder with {', '.join(_WANTED)}"
+        )
     try:
         source = builder.as_data_source()
     except (AssertionError, OSError, NotImplementedError) as error:
@@ -277,9 +300,8 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
         )
     test_x, test_y = _read_split(source["test"])
     num_classes = features["label"].num_classes
-    shape = features["image"].shape
     num = len(source["train"])
-    if None not in shape and _stays_on_disk(stream, num * math.prod(shape)):
+    if _stays_on_disk(stream, num * math.prod(shape)):
         undecoded = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
         slices = np.split(np.arange(num), range(_AT_ONCE, num, _AT_ONCE))
         labels = [row["label"] for rows in slices for row in _rows(undecoded, rows)]

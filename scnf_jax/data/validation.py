@@ -30,13 +30,14 @@ def check_dataset(dataset: "Dataset") -> None:
 _SLICE = 65_536
 
 
-def check_objects(field: str, x: TrainObjects, num_levels: int | None) -> None:
+def check_objects(field: str, x: TrainObjects, num_levels: int | None, first: int = 0) -> None:
     """Checks the objects of one part.
 
     Args:
       field: name for the message.
       x: uint8 ``[N, H, W, C]`` where ``num_levels`` is given, else float ``[N, D]``.
       num_levels: grey levels, or None for vectors.
+      first: number of the first object, where these are some of a larger whole.
 
     Raises:
       ValueError: for a wrong rank or dtype, an empty set, a grey level out of range, a
@@ -55,7 +56,7 @@ def check_objects(field: str, x: TrainObjects, num_levels: int | None) -> None:
     if num_levels == 256:
         return  # every uint8 is a grey level
     for start in range(0, x.shape[0], _SLICE):
-        _check_values(field, take(x, slice(start, start + _SLICE)), num_levels, start)
+        _check_values(field, take(x, slice(start, start + _SLICE)), num_levels, first + start)
 
 
 def _check_values(field: str, x: np.ndarray, num_levels: int | None, start: int) -> None:

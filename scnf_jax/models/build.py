@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
-from scnf_jax.models.glow import glow, gmm
+from scnf_jax.models.glow import glow, glow_body, gmm
 from scnf_jax.models.m1m2 import StackedVAE, m1m2
 from scnf_jax.models.paper import paper
 from scnf_jax.models.vector import vector
@@ -40,7 +40,7 @@ def build_model(
     name = arguments.pop("name", None)
     if name not in BUILDERS:
         raise ValueError(f"model.name: no builder {name!r}; {suggest(str(name), BUILDERS)}")
-    known = _settings_of(BUILDERS[name])
+    known = _defaults(BUILDERS[name])
     for key in arguments:
         if key not in known:
             raise ValueError(f"model.{key}: no such setting of {name}; {suggest(key, known)}")
@@ -50,13 +50,22 @@ def build_model(
         raise ValueError(f"model: {error}") from error
 
 
-def _settings_of(builder: Callable[..., Any]) -> list[str]:
-    """Names of the keyword arguments, those of an unpacked TypedDict included."""
-    names: list[str] = []
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model and the defaults of those that are not given.
+
+    So settings that were saved before their builder had one more equal those of now that name it
+    at its default.
+    """
+    builder = BUILDERS.get(settings.get("name", ""))
+    return dict(settings) if builder is None else {**_defaults(builder), **settings}
+
+
+def _defaults(builder: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword arguments and their defaults, those of a body that it hands on included."""
+    defaults: dict[str, Any] = {}
     for parameter in inspect.signature(builder).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            names.append(parameter.name)
+            defaults[parameter.name] = parameter.default
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            (unpacked,) = get_args(parameter.annotation)
-            names += unpacked.__annotations__
-    return names
+            defaults |= _defaults(glow_body)
+    return defaults

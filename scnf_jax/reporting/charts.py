@@ -8,6 +8,8 @@ import numpy as np
 from scnf_jax.analysis.calibration import Reliability
 from scnf_jax.reporting.canvas import save, subplots
 
+_MAX_NAMED = 20
+
 
 def plot_reliability(path: Path, bins: Reliability) -> None:
     """Draws accuracy against confidence, and how many objects stand behind each bar.
@@ -38,11 +40,11 @@ def plot_confusion(path: Path, counts: np.ndarray) -> None:
       counts: ``[K, K]``, row the true label.
     """
     size = len(counts)
-    edge = max(3.2, 0.45 * size + 1.2)
+    edge = max(3.2, 0.45 * min(size, _MAX_NAMED) + 1.2)
     figure, axis = subplots(1, 1, figsize=(edge + 0.8, edge))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if size <= 20:
+    if size <= _MAX_NAMED:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 color = "white" if share[row, column] > 0.5 else "black"

@@ -12,6 +12,7 @@ from scnf_jax.data.files import Objects, open_objects
 from scnf_jax.folders import made
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun, load_run
+from scnf_jax.options import check_range
 
 MAX_TRAIN_SCORES = 5000
 
@@ -55,7 +56,12 @@ def add_input(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def open_engine(arguments: argparse.Namespace) -> Engine:
-    """The model that a command names."""
+    """The model that a command names.
+
+    Raises:
+      ValueError: for a seed or a batch size out of range, and as :func:`load_run`.
+    """
+    check_range("seed", arguments.seed, 0, 2**32 - 1)
     return Engine(load_run(arguments.run), arguments.batch_size, arguments.seed)
 
 

@@ -61,6 +61,8 @@ def _write_pictures(folder: Path, engine: Engine, x: np.ndarray, label: np.ndarr
     if levels is None or not drawable(x.shape, levels):
         return "no pictures of such objects"
     singles = made(folder / "png", "output")
+    for earlier in singles.glob("class*-[0-9][0-9][0-9][0-9]*.png"):
+        earlier.unlink()
     for number, (image, y) in enumerate(zip(x, label, strict=True)):
         write_png(singles / f"class{y}-{number:04d}.png", image, levels)
     classes = np.unique(label)
