@@ -71,7 +71,7 @@ def _stepping(folder: str, stream: bool) -> Callable[[], Any]:
 
     def call_on_disk() -> Any:
         nonlocal state, step
-        batches = parallel.split_batches(ahead.objects(step), mesh)
+        batches = parallel.split_rows(ahead.objects(step), mesh, axis=1)
         state, metrics = trainer.run_chunk_on(state, data, batches)
         step += CALL
         return jax.block_until_ready(metrics)

@@ -140,10 +140,10 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def split_batches(batches: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Puts host batches ``[steps, batch, ...]`` on the mesh, the rows of each over its devices."""
-    sharding = NamedSharding(mesh, PartitionSpec(None, AXIS))
-    return jax.make_array_from_callback(batches.shape, sharding, lambda index: batches[index])
+def split_rows(array: np.ndarray, mesh: Mesh, axis: int = 0) -> jax.Array:
+    """Puts a host array on the mesh, with its rows, which that axis counts, over the devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

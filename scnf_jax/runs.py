@@ -280,7 +280,7 @@ class _Loop:
         if self.stream is None:
             self.state, values = trainer.run_chunk(self.state, self.data)
         else:
-            x = parallel.split_batches(self.stream.objects(self.step), self.experiment.mesh)
+            x = parallel.split_rows(self.stream.objects(self.step), self.experiment.mesh, axis=1)
             self.state, values = trainer.run_chunk_on(self.state, self.data, x)
         values, in_a_row = jax.device_get((values, self.state.skipped_in_a_row))
         seconds = time.perf_counter() - start

@@ -366,21 +366,20 @@ def make_trainer(
         return jax.lax.scan(lambda s, rows: step_fn(s, data, rows), state, x)
 
     @functools.partial(jax.jit, out_shardings=whole)
-    def score(params: Params, batches: Array) -> tuple[Array | None, Array]:
-        def one(numbered: tuple[Array, Array]) -> tuple[Array | None, Array]:
-            numbers, x = jax.lax.with_sharding_constraint(numbered, rows_sharding)
-            return scores_of(params, numbers, x)
-
-        return jax.lax.map(one, (_numbers(batches), batches))
+    def score(params: Params, first: Array | int, x: Array) -> tuple[Array | None, Array]:
+        return scores_of(params, first + jnp.arange(x.shape[0]), x)
 
     def evaluate(params: Params, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-        num = len(x)
-        size = -(-min(eval_batch_size, num) // mesh.size) * mesh.size
-        pad = -num % size
-        padded = np.concatenate([x, np.repeat(x[:1], pad, 0)]) if pad else x
-        batches = parallel.replicate(padded.reshape(-1, size, *x.shape[1:]), mesh)
-        scores = jax.device_get(score(params, batches))
-        log_prob, log_posterior = jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:])[:num], scores)
+        size = -(-min(eval_batch_size, len(x)) // mesh.size) * mesh.size
+        parts = []
+        for first in range(0, len(x), size):
+            rows = x[first : first + size]
+            pad = size - len(rows)
+            padded = np.concatenate([rows, np.repeat(rows[:1], pad, 0)]) if pad else rows
+            parts.append(jax.device_get(score(params, first, parallel.split_rows(padded, mesh))))
+        log_prob, log_posterior = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves)[: len(x)], *parts
+        )
         return log_prob, log_posterior
 
     jitted = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
@@ -393,12 +392,6 @@ def make_trainer(
         init_rows=init_rows,
         evaluate=evaluate,
     )
-
-
-def _numbers(batches: Array) -> Array:
-    """Of the objects in ``[count, size, *event]``, each its place: ``[count, size]``."""
-    count, size = batches.shape[:2]
-    return jnp.arange(count * size).reshape(count, size)
 
 
 def usable_params(state: TrainState) -> Params:
