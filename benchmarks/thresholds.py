@@ -16,7 +16,7 @@ the bits/dim at the head of a column; `-`: it did not. Read from the logs of who
 shared their two cores with other work. A run of `:density` begins when the one that it learns from
 is done."""
 ERRORS = (5.0, 3.0, 2.0)
-BITS = (2.0, 1.5, 1.4, 1.3, 1.2, 1.145)
+BITS = (2.0, 1.5, 1.3, 1.2, 1.145, 1.1, 1.07)
 
 
 def run(folders: Sequence[Path]) -> list[dict[str, Any]]:

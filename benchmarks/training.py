@@ -21,8 +21,8 @@ matrix products and convolutions that a step asks for, counted in its trace: con
 whatever they run as. The peak is a product of two 2,048 x 2,048 matrices, which takes turns with
 the steps in the same run. *Without 1x1*: with `--config.model.num_pointwise=0`. A conditioner is
 then two convolutions, from few channels to many and back, so that its products do few operations
-for each number that they read and write, whatever the width; so are those of `:small` and of
-`:density`. The 1x1 convolution between them has both sides wide, as most of the paper's have."""
+for each number that they read and write, whatever the width; so are those of `:small`. The 1x1
+convolution between them has both sides wide, as most of the paper's have."""
 
 ROWS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     ("paper model", "mnist_table:glow_sgd", {"batch_size": 32}, 2),
