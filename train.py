@@ -75,13 +75,11 @@ def main(argv: list[str]) -> None:
         sys.exit(_complain(str(error)))
     try:
         summary = runs.train(experiment)
-    except (FolderInUse, parallel.Disagreement) as error:
+    except (FolderInUse, parallel.Disagreement, CheckpointError) as error:
         sys.exit(_complain(str(error)))
     except runs.Interrupted as stopped:
         sys.stderr.write(f"{stopped}\n")
         sys.exit(stopped.exit_code)
-    except CheckpointError as error:
-        sys.exit(_complain(str(error)))
     except OSError as error:  # such as a full disk, or data that can no longer be read
         sys.exit(
             _complain(

@@ -113,8 +113,9 @@ def run_baseline(
     start = time.perf_counter()
     with claimed(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        check_same_run(path, plain, dict, dataset.description)
-        write_settings(path, Settings(plain, dataset.description, command))
+        data = dataset.description
+        check_same_run(path, plain, dict, data)
+        write_settings(path, Settings(plain, data, command))
         classifier.fit(train_x[known], labels[known])
         summary = {
             "status": "finished",

@@ -1,7 +1,7 @@
 """A trained model on many objects: batches of one size, so that one compilation serves all."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scnf_jax.bijectors.base import Array, Params
+from scnf_jax.data.batches import joined, padded, slices
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import evaluation_keys, make_numbered_input
 from scnf_jax.metrics import bits_per_dim
@@ -103,18 +104,12 @@ class Engine:
 
     def batches(self, num: int) -> Iterator[slice]:
         """Consecutive slices of at most ``batch_size`` rows."""
-        for start in range(0, num, self.batch_size):
-            yield slice(start, min(start + self.batch_size, num))
+        return slices(num, self.batch_size)
 
     def _run(self, function: Callable[..., Any], *arrays: Any) -> Any:
         """Applies a function of rows to one batch, padded to ``batch_size``."""
         num = len(arrays[0])
-
-        def padded(array: np.ndarray) -> np.ndarray:
-            missing = self.batch_size - num
-            return np.concatenate([array, np.repeat(array[:1], missing, 0)]) if missing else array
-
-        full = [jax.tree.map(padded, array) for array in arrays]
+        full = jax.tree.map(lambda array: padded(array, self.batch_size), arrays)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:num], function(self.run.params, *full))
 
     def _rows(self, part: slice) -> np.ndarray:
@@ -132,7 +127,7 @@ class Engine:
     def scores(self, x: np.ndarray) -> Scores:
         """Scores of objects as stored: grey levels or vectors ``[N, *event]``."""
         parts = [self.scores_of_batch(x[part], part) for part in self.batches(len(x))]
-        return Scores(*_join(parts))
+        return Scores(*joined(parts))
 
     def labels(self, x: np.ndarray, choice: str, given: np.ndarray | None = None) -> np.ndarray:
         """Labels to encode objects under.
@@ -183,7 +178,7 @@ class Engine:
             self._run(self._encode, x[part], self._rows(part), label[part])
             for part in self.batches(len(x))
         ]
-        return _join(parts)
+        return joined(parts)
 
     def decode(self, latents: Latents, label: np.ndarray) -> np.ndarray:
         """Objects of latents under labels ``[N]``, on the model's scale; see ``model.decode``."""
@@ -225,7 +220,3 @@ class Engine:
             )
         levels = np.floor(np.nan_to_num(x, nan=0.0) * self.run.num_levels)
         return np.clip(levels, 0, self.run.num_levels - 1).astype(np.uint8)
-
-
-def _join(parts: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -33,6 +33,7 @@ from scnf_jax.training import Trainer, TrainState, make_data, make_trainer, usab
 
 MAX_SKIPPED_IN_A_ROW = 20
 _MAX_POINTS = 100_000
+_THEN = ", then "
 
 
 class Interrupted(Exception):
@@ -103,11 +104,12 @@ def prepare(
     drawn = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
+    data = dataset.description
     labels = add_pseudo_labels(options, path, dataset.train_x, drawn)
     if parallel.is_first():
         with claimed(path):
-            check_folder(dataset.description)  # again: another run may have come since
-            write_settings(path, Settings(plain, dataset.description, command))
+            check_folder(data)  # again: another run may have come since
+            write_settings(path, Settings(plain, data, command))
             if options.pseudo_labels is not None:
                 save_labels(path, labels)
     known = int((drawn >= 0).sum())
@@ -224,8 +226,8 @@ class _Loop:
     def run(self) -> dict[str, Any]:
         options, folder = self.options, self.experiment.folder
         self.progress.note(self._headline())
-        if self.step < options.steps:
-            self.meta |= self._machine(self.meta.get("device"))
+        if self.step < options.steps or "device" not in self.meta:  # an older checkpoint has none
+            self.meta |= self._machine()
         try:
             while self.step < options.steps:
                 train_metrics = self._chunk()
@@ -323,7 +325,6 @@ class _Loop:
 
     def _summary(self) -> dict[str, Any]:
         options = self.options
-        machine = self._machine()  # where a checkpoint of an older version does not say
         return {
             "status": "finished",
             "dataset": options.dataset,
@@ -341,17 +342,16 @@ class _Loop:
                 self.step * options.batch_size / max(self.meta["train_seconds"], 1e-9), 1
             ),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
-            **{key: self.meta.get(key, value) for key, value in machine.items()},
+            **{key: self.meta[key] for key in ("device", "cpu_count", "versions")},
         }
 
-    def _machine(self, before: str | None = None) -> dict[str, Any]:
+    def _machine(self) -> dict[str, Any]:
         """What trains the run now, after the devices that trained it before."""
         names = ("scnf_jax", "jax", "flax", "optax", "numpy")
-        device = _devices(self.experiment.mesh)
-        if before is not None:
-            device = before if before.endswith(device) else f"{before}, then {device}"
+        devices = self.meta["device"].split(_THEN) if "device" in self.meta else []
+        now = _devices(self.experiment.mesh)
         return {
-            "device": device,
+            "device": _THEN.join(devices if devices[-1:] == [now] else [*devices, now]),
             "cpu_count": os.cpu_count(),
             "versions": {name: importlib.metadata.version(name) for name in names},
         }

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from scnf_jax import parallel
 from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.data import Rows, TrainObjects
+from scnf_jax.data.batches import joined, padded, slices
 from scnf_jax.losses import (
     AugmentOptions,
     LossOutput,
@@ -372,14 +373,10 @@ def make_trainer(
     def evaluate(params: Params, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
         size = -(-min(eval_batch_size, len(x)) // mesh.size) * mesh.size
         parts = []
-        for first in range(0, len(x), size):
-            rows = x[first : first + size]
-            pad = size - len(rows)
-            padded = np.concatenate([rows, np.repeat(rows[:1], pad, 0)]) if pad else rows
-            parts.append(jax.device_get(score(params, first, parallel.split_rows(padded, mesh))))
-        log_prob, log_posterior = jax.tree.map(
-            lambda *leaves: np.concatenate(leaves)[: len(x)], *parts
-        )
+        for part in slices(len(x), size):
+            rows = parallel.split_rows(padded(x[part], size), mesh)
+            parts.append(jax.device_get(score(params, part.start, rows)))
+        log_prob, log_posterior = jax.tree.map(lambda leaf: leaf[: len(x)], joined(parts))
         return log_prob, log_posterior
 
     jitted = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
