@@ -19,6 +19,8 @@ import jax.extend
 import jax.monitoring
 import jax.numpy as jnp
 
+from scnf_jax.parallel import usable_cores
+
 
 def seconds(functions: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, float]:
     """Median seconds of a call of each function, after a warm-up.
@@ -146,9 +148,7 @@ def machine() -> dict[str, Any]:
     """What a record says about where it was measured."""
     return {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": usable_cores(),
         "jax": jax.__version__,
         "python": platform.python_version(),
     }

@@ -13,6 +13,7 @@ import numpy as np
 from scnf_jax.data import load_dataset, take
 from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
 from scnf_jax.options import check_range, from_mapping, suggest
+from scnf_jax.parallel import usable_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def run_baseline(
             "bits_per_dim": None,
             "train_seconds": round(time.perf_counter() - start, 1),
             "device": "cpu",
-            "cpu_count": os.cpu_count(),
+            "cpu_count": usable_cores(),
         }
         write_json(path / "summary.json", summary)
     return summary

@@ -6,6 +6,7 @@ and the terminal, belongs to the first process alone.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -85,6 +86,13 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A 1-D mesh named ``data`` over the given devices; default: all of all hosts."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -352,7 +352,7 @@ class _Loop:
         now = _devices(self.experiment.mesh)
         return {
             "device": _THEN.join(devices if devices[-1:] == [now] else [*devices, now]),
-            "cpu_count": os.cpu_count(),
+            "cpu_count": parallel.usable_cores(),
             "versions": {name: importlib.metadata.version(name) for name in names},
         }
 

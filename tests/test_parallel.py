@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scnf_jax.parallel import usable_cores
+
 PROGRAM = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
@@ -62,3 +64,14 @@ def test_eight_devices_train_like_one() -> None:
         check=False,
     )
     assert done.stdout.strip() == "same", done.stderr[-3000:]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not pinned here")
+def test_cores_are_those_that_the_process_may_run_on() -> None:
+    before = os.sched_getaffinity(0)
+    assert usable_cores() == len(before)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
