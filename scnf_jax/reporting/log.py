@@ -1,6 +1,7 @@
 """Metrics on disk: JSON lines always, TensorBoard events beside them."""
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,32 +24,66 @@ class MetricsLog:
         kept = [json.dumps(record) for record in read_metrics(folder) if record["step"] <= step]
         write_text(path, "".join(line + "\n" for line in kept))
         self._stream = path.open("a", buffering=1)
-        try:
-            from tensorboardX import SummaryWriter
-
-            # purge_step hides events of steps that are trained again.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        except ImportError:
-            warnings.warn(
-                "tensorboardX is not installed: metrics.jsonl is written, TensorBoard events are "
-                "not; pip install tensorboardX",
-                stacklevel=2,
-            )
-            self._board = None
+        self._board = _board(folder / "tensorboard", step)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Appends one record of a split, ``train`` or ``test``."""
+        """Appends one record of a split, ``train`` or ``test``.
+
+        Raises:
+          OSError: where a file cannot be written.
+        """
         record = {"step": step, "split": split, **{k: float(v) for k, v in metrics.items()}}
         self._stream.write(json.dumps(record) + "\n")
         if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(f"{split}/{name}", float(value), step)
+            self._board.write(step, {f"{split}/{k}": float(v) for k, v in metrics.items()})
 
     def close(self) -> None:
         """Flushes and closes both."""
         self._stream.close()
         if self._board is not None:
             self._board.close()
+
+
+class _Board:
+    """TensorBoard events, written by the thread that trains.
+
+    tensorboardX's own ``SummaryWriter`` writes from another thread: where a disk is full, that
+    thread ends and the queue before it fills up, and then training waits for ever.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        folder.mkdir(exist_ok=True)
+        self._event, self._scalar = event_pb2.Event, scalar
+        self._file = EventsWriter(str(folder / "events"))
+        # Hides events of steps that are trained again.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._file.write_event(self._event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._file.flush()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            summary = self._scalar(name, value)
+            self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _board(folder: Path, step: int) -> _Board | None:
+    try:
+        return _Board(folder, step)
+    except ImportError:
+        warnings.warn(
+            "tensorboardX is not installed: metrics.jsonl is written, TensorBoard events are not; "
+            "pip install tensorboardX",
+            stacklevel=2,
+        )
+        return None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

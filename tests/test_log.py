@@ -1,0 +1,53 @@
+"""Metrics on disk: the same figures as JSON lines and as TensorBoard events."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from scnf_jax.reporting.log import MetricsLog, read_metrics
+
+
+def _events(folder: Path) -> list[Event]:
+    """Those of all files: records of a length, its checksum, the event, and the event's."""
+    events = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            events.append(Event.FromString(data[at + 12 : at + 12 + size]))
+            at += 12 + size + 4
+    return events
+
+
+def test_events_are_on_disk_before_the_log_is_closed(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 10)
+    log.write(12, "train", {"loss": 0.5, "grad_norm": 2.0})
+    log.write(14, "test", {"loss": 0.25})
+    events = _events(tmp_path / "tensorboard")
+    scalars = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
+    assert scalars == [
+        (12, "train/loss", 0.5),
+        (12, "train/grad_norm", 2.0),
+        (14, "test/loss", 0.25),
+    ]
+    assert [e.step for e in events if e.session_log.status == SessionLog.START] == [11]
+    log.close()
+    assert read_metrics(tmp_path)[1] == {"step": 14, "split": "test", "loss": 0.25}
+
+
+def test_events_that_cannot_be_written_are_an_error_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MetricsLog(tmp_path, 0)
+
+    def full(writer: EventsWriter) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(EventsWriter, "flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        log.write(1, "train", {"loss": 0.5})
+    monkeypatch.undo()
+    log.close()
