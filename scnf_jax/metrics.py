@@ -44,3 +44,23 @@ def error_percent(log_posterior: np.ndarray, labels: np.ndarray) -> float:
     """
     right = (np.argmax(log_posterior, -1) == labels) & np.isfinite(log_posterior).all(-1)
     return 100.0 * (1.0 - float(right.mean()))
+
+
+def margins(log_posterior: np.ndarray) -> np.ndarray:
+    """How sure a model is of the most likely label: ``log p(k1|x) - log p(k2|x)``, in nats.
+
+    ``k1`` and ``k2`` are the two most likely labels. It still tells objects apart where their
+    probabilities are 1 and 0 in floating point.
+
+    Args:
+      log_posterior: ``log p(y|x) [N, K]``, K at least 2.
+
+    Returns:
+      ``[N]``, at least 0.
+
+    Example:
+      >>> margins(np.log([[0.9, 0.1], [0.5, 0.5]])).round(3).tolist()
+      [2.197, 0.0]
+    """
+    second, first = np.partition(log_posterior, -2, -1)[:, -2:].T
+    return first - second

@@ -12,18 +12,25 @@ from scnf_jax.data import TrainObjects, take
 from scnf_jax.folders import replacing
 from scnf_jax.inference import Engine
 from scnf_jax.loading import load_run
+from scnf_jax.metrics import margins
 from scnf_jax.settings import RunOptions
 
 _FILE = "pseudo_labels.npy"
-_SAW_THE_SAME = ("dataset", "num_labelled", "resolved_label_seed", "validation_size")
+_SAW_THE_SAME = (
+    "dataset",
+    "num_labelled",
+    "resolved_label_seed",
+    "resolved_label_file",
+    "validation_size",
+)
 
 
 def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
     r"""The most likely label of the objects that a model is surest of.
 
-    How sure it is of an object is the margin ``log p(k1|x) - log p(k2|x)`` of the two most
-    likely labels, which still tells objects apart where both probabilities are 0 or 1. The share
-    is taken within each label, so that hard classes stay as frequent as easy ones.
+    How sure it is of an object is the margin of the two most likely labels, see
+    :func:`~scnf_jax.metrics.margins`. The share is taken within each label, so that hard classes
+    stay as frequent as easy ones.
 
     Args:
       log_posterior: ``log p(y|x) [N, K]``.
@@ -44,11 +51,11 @@ def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
     """
     known = ~np.isnan(log_posterior).any(-1)
     likely = np.argmax(log_posterior, -1)
-    second, first = np.partition(log_posterior, -2, -1)[:, -2:].T
+    margin = margins(log_posterior)
     labels = np.full(len(likely), -1, np.int32)
     for label in range(log_posterior.shape[-1]):
         members = np.flatnonzero((likely == label) & known)
-        surest = members[np.argsort(second[members] - first[members], kind="stable")]
+        surest = members[np.argsort(-margin[members], kind="stable")]
         labels[surest[: round(share * len(members))]] = label
     return labels
 
@@ -79,7 +86,7 @@ def add_pseudo_labels(
     shift = options.pseudo_label_shift
     if shift and x.ndim != 4:
         raise ValueError(f"pseudo_label_shift: expected 0 for vectors, got {shift}")
-    source = options.pseudo_labels.replace("{seed}", str(options.seed))
+    source = options.with_seed(options.pseudo_labels)
     try:
         run = load_run(source)
     except (ValueError, CheckpointError) as error:

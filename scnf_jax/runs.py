@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,12 @@ def prepare(
 
     check_folder()
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
-    drawn = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
+    drawn = dataset.draw_labels(
+        options.num_labelled, options.resolved_label_seed, options.resolved_label_file
+    )
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
-    data = dataset.description
+    data = dataset.description | {"label_fingerprint": f"{zlib.crc32(drawn.tobytes()):08x}"}
     labels = add_pseudo_labels(options, path, dataset.train_x, drawn)
     if parallel.is_first():
         with claimed(path):

@@ -24,6 +24,8 @@ class RunOptions:
       model: ``name`` of a builder in :mod:`scnf_jax.models` and its settings.
       seed: of all randomness of training.
       label_seed: decides which labels stay; None: ``seed``.
+      label_file: CSV of labels that were given by hand, beside those that stay; see
+        :func:`~scnf_jax.data.add_answers`. ``{seed}`` in it stands for ``seed``. None: none.
       labelled_fraction: share of labelled rows in a batch; None: each object is as
         likely as any other.
       steps_per_call: steps in one jitted call, and between two log lines; lowered to
@@ -54,6 +56,7 @@ class RunOptions:
     model: dict[str, Any]
     seed: int = 0
     label_seed: int | None = None
+    label_file: str | None = None
     labelled_fraction: float | None = None
     steps_per_call: int = 20
     eval_batch_size: int = 500
@@ -82,6 +85,11 @@ class RunOptions:
         check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
         check_range("num_labelled", self.num_labelled, 0)
         check_range("validation_size", self.validation_size, 0)
+        if self.label_file is not None and self.validation_size:
+            raise ValueError(
+                "label_file: expected validation_size 0, since the rows of a file count all train "
+                f"objects; got {self.validation_size}"
+            )
         check_range("pseudo_label_shift", self.pseudo_label_shift, 0)
         check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
 
@@ -89,6 +97,15 @@ class RunOptions:
     def resolved_label_seed(self) -> int:
         """The seed that decides which labels stay."""
         return self.seed if self.label_seed is None else self.label_seed
+
+    @property
+    def resolved_label_file(self) -> str | None:
+        """The file of labels that were given by hand."""
+        return self.label_file and self.with_seed(self.label_file)
+
+    def with_seed(self, path: str) -> str:
+        """A path with ``seed`` in the place of ``{seed}``."""
+        return path.replace("{seed}", str(self.seed))
 
     @property
     def chunk(self) -> int:

@@ -13,6 +13,7 @@ from scnf_jax.analysis.probes import (
     run_probe,
     wilson_interval,
 )
+from scnf_jax.analysis.suggestions import suggest
 from scnf_jax.inference import Scores
 
 RNG = np.random.RandomState(0)
@@ -151,3 +152,40 @@ def test_embeddings_keep_clusters_apart(method: str) -> None:
     middles = np.stack([points[y == k].mean(0) for k in range(3)])
     nearest = np.argmin(np.linalg.norm(points[:, None] - middles, axis=-1), -1)
     np.testing.assert_array_equal(nearest, y)
+
+
+def test_what_to_label_next_is_the_centre_of_a_doubtful_group() -> None:
+    """Four groups: one has a label, and of the others one is doubted more than the rest."""
+    corners = np.array([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0], [9.0, 9.0]])
+    outwards = 0.1 * np.arange(11) * (-1) ** np.arange(11)
+    around = np.stack([outwards, np.zeros(11)], -1)
+    z = (corners[:, None] + around).reshape(44, 2)
+    sure = np.repeat([8.0, 1.0, 3.0, 0.5], 11)
+    log_posterior = np.stack([-sure - 0.1, np.full(44, -0.1)], -1)
+    known = np.arange(44) == 43
+    found = suggest(z, log_posterior, known, count=3, num_groups=4)
+    assert found.row.tolist() == [11, 22, 0]
+    assert found.guess.tolist() == [1, 1, 1]
+    np.testing.assert_allclose(found.margin, [1.0, 3.0, 8.0])
+    assert found.size.tolist() == [11, 11, 11]
+    assert found.group[1].tolist() == list(range(22, 32))
+    assert suggest(z, log_posterior, known, count=2, num_groups=4).row.tolist() == [11, 22]
+
+
+def test_a_group_of_few_is_shown_with_blanks() -> None:
+    z, log_posterior = np.arange(8.0)[:, None], np.log(np.full((8, 2), 0.5))
+    found = suggest(z, log_posterior, np.zeros(8, bool), count=5)
+    assert found.group[:, 8:].tolist() == [[-1, -1]]
+    assert sorted(found.group[0, :8].tolist()) == list(range(8))
+
+
+def test_what_to_label_next_where_nothing_is_left() -> None:
+    z, log_posterior = RNG.normal(size=(8, 2)), np.log(np.full((8, 2), 0.5))
+    known = np.zeros(8, bool)
+    with pytest.raises(ValueError, match="count: expected at least 1, got 0"):
+        suggest(z, log_posterior, known, count=0)
+    with pytest.raises(ValueError, match="expected objects without a label, got none"):
+        suggest(z, log_posterior, ~known, count=1)
+    known[0] = True
+    with pytest.raises(ValueError, match="each of the 1 has one; ask for more groups"):
+        suggest(z, log_posterior, known, count=1, num_groups=1)

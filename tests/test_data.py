@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scnf_jax.data import Dataset, at_most, dequantize, load_dataset, mask_labels, random_view
+from scnf_jax.data import (
+    Dataset,
+    add_answers,
+    at_most,
+    dequantize,
+    load_dataset,
+    mask_labels,
+    random_view,
+)
 from scnf_jax.data.validation import check_dataset
 
 SHARED_TFDS = Path(__file__).parents[2] / "shared" / "tfds"
@@ -78,6 +86,38 @@ PINNED_ROWS = [4, 10, 16, 18, 20]
 def test_bad_masks(labels: list[int], num_labelled: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mask_labels(np.array(labels), num_labelled, seed=0, num_classes=2)
+
+
+def test_answers_stand_beside_the_labels_that_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("guess,row,label\n9,0,1\n9,2,\n9,3, 0\n9,3,0\n")
+    labels = np.array([-1, 1, -1, 1, -1])
+    answered = add_answers(labels, path, num_classes=2)
+    assert answered.tolist() == [1, 1, -1, 0, -1]
+    assert labels.tolist() == [-1, 1, -1, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "label_file: expected a CSV, got .*No such file"),
+        ("", "expected at least one label, got none"),
+        ("row,label\n0,\n", "expected at least one label, got none"),
+        ("number,label\n0,1\n", "line 2: expected the columns row and label, got .'number"),
+        ("row,label\n0,1\n1\n", "line 3: expected the columns row and label"),
+        ("row,label\n3,1\n", r"line 2: expected a row in 0\.\.2, got '3'"),
+        ("row,label\n-1,1\n", r"line 2: expected a row in 0\.\.2, got '-1'"),
+        ("row,label\n0,2\n", r"line 2: expected a label in 0\.\.1, got '2'"),
+        ("row,label\n0,six\n", r"line 2: expected a label in 0\.\.1, got 'six'"),
+        ("row,label\n0,1\n0,0\n", "line 3: row 0 has label 0, and 1 above"),
+    ],
+)
+def test_answers_that_are_none(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "answers.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        add_answers(np.full(3, -1), path, num_classes=2)
 
 
 def images(**changes: object) -> Dataset:

@@ -374,6 +374,37 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "x.csv").exists()
 
 
+def test_suggestions_are_answered_and_trained_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "next.csv"
+    said = say(capsys, "suggest", run, "--count=6", f"--output={path}")
+    assert f"--config.label_file={path}" in said
+    assert (tmp_path / "next.png").stat().st_size > 1000
+    lines = read_csv(path)
+    drawn = DIGITS.draw_labels(100, 0)
+    assert len(lines) == 6
+    assert all(line["label"] == "" for line in lines)
+    assert (drawn[[int(line["row"]) for line in lines]] == -1).all()
+    margin = [float(line["margin_nats"]) for line in lines]
+    assert margin == sorted(margin)
+    config = CONFIG | {"label_file": str(path)}
+    with pytest.raises(ValueError, match="label_file: expected at least one label, got none"):
+        runs.prepare(config, tmp_path / "more")
+    say(capsys, "suggest", run, "--count=6", "--answer", f"--output={path}")
+    answered = read_csv(path)
+    assert [line["row"] for line in answered] == [line["row"] for line in lines]
+    experiment = runs.prepare(config, tmp_path / "more")
+    for line in answered:
+        assert experiment.labels[int(line["row"])] == int(line["label"])
+        assert DIGITS.train_y[int(line["row"])] == int(line["label"])
+    assert (experiment.labels >= 0).sum() == 106
+    runs.prepare(config, tmp_path / "more")
+    path.write_text(f"row,label\n{answered[0]['row']},{answered[0]['label']}\n")
+    with pytest.raises(ValueError, match="a run on other data .label_fingerprint"):
+        runs.prepare(config, tmp_path / "more")
+
+
 @pytest.mark.parametrize("verb", [v.name for v in VERBS if v.name != "table"])
 def test_a_folder_without_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str

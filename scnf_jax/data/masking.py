@@ -1,5 +1,8 @@
 """Which labels a run may see."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 
 
@@ -46,6 +49,55 @@ def mask_labels(
         members = np.flatnonzero(labels == label)
         masked[rng.permutation(members)[: quota[label]]] = label
     return masked
+
+
+def add_answers(labels: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
+    """Puts labels that someone gave by hand beside those that are known.
+
+    Args:
+      labels: integers ``[N]``, -1 for "not known".
+      path: of a CSV with the columns ``row``, from 0, and ``label``; others are not read, and a
+        row whose label is empty is passed over. A label there takes the place of a known one.
+      num_classes: K.
+
+    Returns:
+      int32 ``[N]``.
+
+    Raises:
+      ValueError: where the file cannot be read, a column is missing, or a row or label is none,
+        naming the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"label_file: expected a CSV, got {path} ({error})") from None
+    answered = labels.astype(np.int32)
+    given: dict[int, int] = {}
+    for number, line in enumerate(lines, 2):
+        where = f"label_file: {path}, line {number}"
+        if line.get("row") is None or line.get("label") is None:
+            raise ValueError(f"{where}: expected the columns row and label, got {list(line)}")
+        if not line["label"].strip():
+            continue
+        row = _integer(where, "row", line["row"], len(labels))
+        label = _integer(where, "label", line["label"], num_classes)
+        if given.setdefault(row, label) != label:
+            raise ValueError(f"{where}: row {row} has label {label}, and {given[row]} above")
+        answered[row] = label
+    if not given:
+        raise ValueError(f"label_file: expected at least one label, got none in {path}")
+    return answered
+
+
+def _integer(where: str, column: str, text: str, end: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < end:
+        raise ValueError(f"{where}: expected a {column} in 0..{end - 1}, got {text!r}")
+    return value
 
 
 def _check_coverage(counts: np.ndarray) -> None:

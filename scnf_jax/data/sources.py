@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scnf_jax.data.files import read_archive, read_array
-from scnf_jax.data.masking import mask_labels
+from scnf_jax.data.masking import add_answers, mask_labels
 from scnf_jax.data.streams import Rows, TrainObjects, take
 from scnf_jax.data.validation import check_dataset
 
@@ -65,17 +65,27 @@ class Dataset(NamedTuple):
             "fingerprint": f"{fingerprint:08x}",
         }
 
-    def draw_labels(self, num_labelled: int, seed: int) -> np.ndarray:
-        """The train labels that stay, -1 elsewhere; see :func:`~scnf_jax.data.mask_labels`.
+    def draw_labels(
+        self, num_labelled: int, seed: int, label_file: str | None = None
+    ) -> np.ndarray:
+        """The train labels that a run may see, -1 elsewhere.
 
         Args:
-          num_labelled: labels that stay; 0 keeps every known label.
+          num_labelled: labels that stay, see :func:`~scnf_jax.data.mask_labels`; 0 keeps every
+            known label.
           seed: of the draw.
+          label_file: of labels beside those, see :func:`~scnf_jax.data.add_answers`.
 
         Returns:
           int32 ``[N]``.
+
+        Raises:
+          ValueError: as these two.
         """
-        return mask_labels(self.train_y, num_labelled or None, seed, self.num_classes)
+        labels = mask_labels(self.train_y, num_labelled or None, seed, self.num_classes)
+        if label_file is None:
+            return labels
+        return add_answers(labels, Path(label_file).expanduser(), self.num_classes)
 
 
 def load_dataset(name: str, validation_size: int = 0, stream: bool | None = False) -> Dataset:

@@ -184,8 +184,11 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
     rows = []
     for path in sorted(engine.run.folder.parent.glob("*/summary.json")):
         other = read_json(path)
-        if "baseline" in other.get("config", {}) and all(
-            other.get(key) == summary.get(key) for key in same
+        theirs, ours = (record.get("config", {}) for record in (other, summary))
+        if (
+            "baseline" in theirs
+            and theirs.get("label_file") == ours.get("label_file")
+            and all(other.get(key) == summary.get(key) for key in same)
         ):
             name = other["config"]["baseline"]["name"].replace("_", " ")
             rows.append((name, f"{other['test_error_percent']:.2f}%", "-"))

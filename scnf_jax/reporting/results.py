@@ -166,6 +166,8 @@ def _notes(record: Mapping[str, Any]) -> str:
         notes.append("on held-out train objects")
     if config.get("num_labelled"):
         notes.append(f"{config['num_labelled']} labels")
+    if config.get("label_file"):
+        notes.append(f"and those of `{config['label_file']}`")
     if config.get("pseudo_labels"):
         share, run = config["pseudo_label_share"], config["pseudo_labels"]
         notes.append(f"and those that `{run}` gives {share:.0%} of the others")

@@ -1,0 +1,113 @@
+"""``suggest``: which objects to label next."""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from scnf_jax.analysis.obfuscation import flat
+from scnf_jax.analysis.suggestions import Suggestions, suggest
+from scnf_jax.data import at_most, take
+from scnf_jax.folders import replacing
+from scnf_jax.inference import Engine
+from scnf_jax.reporting.pictures import drawable, plot_grid
+from scnf_jax.verbs.common import (
+    Verb,
+    add_output,
+    add_run,
+    check_limits,
+    open_engine,
+    output_path,
+    run_dataset,
+)
+
+
+def _add_suggest(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--count", type=int, default=20, help="objects to suggest")
+    parser.add_argument(
+        "--groups", type=int, default=200, help="that the objects are put into, at most"
+    )
+    parser.add_argument(
+        "--max-train", type=int, default=20_000, help="train objects to choose from, drawn"
+    )
+    parser.add_argument(
+        "--answer",
+        action="store_true",
+        help="fill in the labels that the data set itself has, to try it out",
+    )
+    add_output(parser, "suggested.csv")
+
+
+def _suggest(arguments: argparse.Namespace) -> str:
+    check_limits(arguments, "count", "groups", "max_train")
+    engine = open_engine(arguments)
+    engine.require_density()
+    options = engine.run.options
+    if options.validation_size:
+        raise ValueError(
+            "suggest: expected a run without validation objects, since the rows of a label file "
+            f"count all train objects; got validation_size {options.validation_size}"
+        )
+    dataset = run_dataset(engine.run)
+    labels = dataset.draw_labels(
+        options.num_labelled, options.resolved_label_seed, options.resolved_label_file
+    )
+    rows = at_most(arguments.max_train, np.arange(len(labels)))
+    x = take(dataset.train_x, rows)
+    scores = engine.scores(x)
+    z_f = flat(engine.encode(x, scores.label.astype(np.int32)).z_f)
+    found = suggest(
+        z_f,
+        scores.log_posterior,
+        labels[rows] >= 0,
+        arguments.count,
+        arguments.groups,
+        arguments.seed,
+    )
+    path = output_path(arguments, engine, "suggested.csv").with_suffix(".csv")
+    answers = dataset.train_y if arguments.answer else np.full_like(labels, -1)
+    _write(path, found._replace(row=rows[found.row]), answers)
+    said = f"{path}: {len(found.row)} of {len(rows)} train objects, the most doubtful first"
+    if drawable(engine.run.event_shape, engine.run.num_levels):
+        _draw(path.with_suffix(".png"), engine, x, found, rows)
+        said += f"; {path.stem}.png shows each with its group"
+    todo = "" if arguments.answer else "fill in the column label of those you know, and "
+    return (
+        f"{said}\n{todo}train again in another folder, with the same settings and "
+        f"--config.label_file={path}"
+    )
+
+
+def _write(path: Path, found: Suggestions, answers: np.ndarray) -> None:
+    """Writes a file that :func:`~scnf_jax.data.add_answers` reads."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["row", "label", "guess", "margin_nats", "group_size"])
+        for row, guess, margin, size in zip(*found[:4], strict=True):
+            label = answers[row] if answers[row] >= 0 else ""
+            writer.writerow([row, label, guess, f"{margin:.1f}", size])
+
+
+def _draw(path: Path, engine: Engine, x: np.ndarray, found: Suggestions, rows: np.ndarray) -> None:
+    levels = engine.run.num_levels or 2
+    there = (found.group >= 0)[..., None, None, None]
+    plot_grid(
+        path,
+        np.where(there, x[found.group], levels - 1),
+        levels,
+        "which to label: the first of each row; beside it, others of its group",
+        [f"row {rows[i]}, taken for {k}" for i, k in zip(found.row, found.guess, strict=True)],
+    )
+
+
+VERBS = (
+    Verb(
+        "suggest",
+        "which objects to label next: those of groups that the model is unsure of",
+        "python -m scnf_jax suggest runs/digits --count=20",
+        _add_suggest,
+        _suggest,
+    ),
+)
