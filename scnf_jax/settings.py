@@ -25,7 +25,7 @@ class RunOptions:
       seed: of all randomness of training.
       label_seed: decides which labels stay; None: ``seed``.
       label_file: CSV of labels that were given by hand, beside those that stay; see
-        :func:`~scnf_jax.data.add_answers`. ``{seed}`` in it stands for ``seed``. None: none.
+        :func:`~scnf_jax.data.read_answers`. ``{seed}`` in it stands for ``seed``. None: none.
       labelled_fraction: share of labelled rows in a batch; None: each object is as
         likely as any other.
       steps_per_call: steps in one jitted call, and between two log lines; lowered to

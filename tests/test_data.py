@@ -11,12 +11,12 @@ import pytest
 
 from scnf_jax.data import (
     Dataset,
-    add_answers,
     at_most,
     dequantize,
     load_dataset,
     mask_labels,
     random_view,
+    read_answers,
 )
 from scnf_jax.data.validation import check_dataset
 
@@ -91,10 +91,12 @@ def test_bad_masks(labels: list[int], num_labelled: int | None, message: str) ->
 def test_answers_stand_beside_the_labels_that_are_known(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
     path.write_text("guess,row,label\n9,0,1\n9,2,\n9,3, 0\n9,3,0\n")
-    labels = np.array([-1, 1, -1, 1, -1])
-    answered = add_answers(labels, path, num_classes=2)
-    assert answered.tolist() == [1, 1, -1, 0, -1]
-    assert labels.tolist() == [-1, 1, -1, 1, -1]
+    assert read_answers(path, num=5, num_classes=2) == {0: 1, 3: 0}
+    dataset = load_dataset("moons")
+    drawn, answered = (dataset.draw_labels(10, 0, file) for file in (None, str(path)))
+    assert answered[[0, 3]].tolist() == [1, 0]
+    others = np.setdiff1d(np.arange(1000), [0, 3])
+    np.testing.assert_array_equal(answered[others], drawn[others])
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_answers_that_are_none(tmp_path: Path, text: str | None, message: str) -
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        add_answers(np.full(3, -1), path, num_classes=2)
+        read_answers(path, num=3, num_classes=2)
 
 
 def images(**changes: object) -> Dataset:

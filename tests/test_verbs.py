@@ -399,7 +399,14 @@ def test_suggestions_are_answered_and_trained_on(
         assert experiment.labels[int(line["row"])] == int(line["label"])
         assert DIGITS.train_y[int(line["row"])] == int(line["label"])
     assert (experiment.labels >= 0).sum() == 106
-    runs.prepare(config, tmp_path / "more")
+    runs.train(experiment)
+    say(capsys, "suggest", tmp_path / "more", "--count=6")
+    again = read_csv(tmp_path / "more" / "suggested.csv")
+    assert not {line["row"] for line in again[:6]} & {line["row"] for line in answered}
+    assert [line["label"] for line in again[:6]] == [""] * 6
+    assert [(line["row"], line["label"]) for line in again[6:]] == [
+        (line["row"], line["label"]) for line in answered
+    ]
     path.write_text(f"row,label\n{answered[0]['row']},{answered[0]['label']}\n")
     with pytest.raises(ValueError, match="a run on other data .label_fingerprint"):
         runs.prepare(config, tmp_path / "more")

@@ -1,7 +1,7 @@
 """Datasets, label masking, and what happens to a batch on the device."""
 
 from scnf_jax.data.augment import dequantize, random_view
-from scnf_jax.data.masking import add_answers, mask_labels
+from scnf_jax.data.masking import mask_labels, read_answers
 from scnf_jax.data.sources import Dataset, load_dataset
 from scnf_jax.data.streams import ReadAhead, Rows, TrainObjects, at_most, take
 
@@ -10,11 +10,11 @@ __all__ = [
     "ReadAhead",
     "Rows",
     "TrainObjects",
-    "add_answers",
     "at_most",
     "dequantize",
     "load_dataset",
     "mask_labels",
     "random_view",
+    "read_answers",
     "take",
 ]

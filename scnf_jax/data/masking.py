@@ -51,17 +51,17 @@ def mask_labels(
     return masked
 
 
-def add_answers(labels: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
-    """Puts labels that someone gave by hand beside those that are known.
+def read_answers(path: Path, num: int, num_classes: int) -> dict[int, int]:
+    """Labels that someone gave by hand.
 
     Args:
-      labels: integers ``[N]``, -1 for "not known".
       path: of a CSV with the columns ``row``, from 0, and ``label``; others are not read, and a
-        row whose label is empty is passed over. A label there takes the place of a known one.
+        row whose label is empty is passed over.
+      num: objects that there are.
       num_classes: K.
 
     Returns:
-      int32 ``[N]``.
+      Labels by row.
 
     Raises:
       ValueError: where the file cannot be read, a column is missing, or a row or label is none,
@@ -72,7 +72,6 @@ def add_answers(labels: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
             lines = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"label_file: expected a CSV, got {path} ({error})") from None
-    answered = labels.astype(np.int32)
     given: dict[int, int] = {}
     for number, line in enumerate(lines, 2):
         where = f"label_file: {path}, line {number}"
@@ -80,14 +79,13 @@ def add_answers(labels: np.ndarray, path: Path, num_classes: int) -> np.ndarray:
             raise ValueError(f"{where}: expected the columns row and label, got {list(line)}")
         if not line["label"].strip():
             continue
-        row = _integer(where, "row", line["row"], len(labels))
+        row = _integer(where, "row", line["row"], num)
         label = _integer(where, "label", line["label"], num_classes)
         if given.setdefault(row, label) != label:
             raise ValueError(f"{where}: row {row} has label {label}, and {given[row]} above")
-        answered[row] = label
     if not given:
         raise ValueError(f"label_file: expected at least one label, got none in {path}")
-    return answered
+    return given
 
 
 def _integer(where: str, column: str, text: str, end: int) -> int:

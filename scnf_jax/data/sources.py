@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scnf_jax.data.files import read_archive, read_array
-from scnf_jax.data.masking import add_answers, mask_labels
+from scnf_jax.data.masking import mask_labels, read_answers
 from scnf_jax.data.streams import Rows, TrainObjects, take
 from scnf_jax.data.validation import check_dataset
 
@@ -74,7 +74,8 @@ class Dataset(NamedTuple):
           num_labelled: labels that stay, see :func:`~scnf_jax.data.mask_labels`; 0 keeps every
             known label.
           seed: of the draw.
-          label_file: of labels beside those, see :func:`~scnf_jax.data.add_answers`.
+          label_file: of labels beside those, see :func:`~scnf_jax.data.read_answers`; one there
+            takes the place of a known one.
 
         Returns:
           int32 ``[N]``.
@@ -83,9 +84,16 @@ class Dataset(NamedTuple):
           ValueError: as these two.
         """
         labels = mask_labels(self.train_y, num_labelled or None, seed, self.num_classes)
+        for row, label in self.answers(label_file).items():
+            labels[row] = label
+        return labels
+
+    def answers(self, label_file: str | None) -> dict[int, int]:
+        """Labels by train row that were given by hand; none without a file."""
         if label_file is None:
-            return labels
-        return add_answers(labels, Path(label_file).expanduser(), self.num_classes)
+            return {}
+        path = Path(label_file).expanduser()
+        return read_answers(path, len(self.train_y), self.num_classes)
 
 
 def load_dataset(name: str, validation_size: int = 0, stream: bool | None = False) -> Dataset:

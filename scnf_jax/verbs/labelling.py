@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def _suggest(arguments: argparse.Namespace) -> str:
     )
     path = output_path(arguments, engine, "suggested.csv").with_suffix(".csv")
     answers = dataset.train_y if arguments.answer else np.full_like(labels, -1)
-    _write(path, found._replace(row=rows[found.row]), answers)
+    earlier = dataset.answers(options.resolved_label_file)
+    _write(path, found._replace(row=rows[found.row]), answers, earlier)
     said = f"{path}: {len(found.row)} of {len(rows)} train objects, the most doubtful first"
     if drawable(engine.run.event_shape, engine.run.num_levels):
         _draw(path.with_suffix(".png"), engine, x, found, rows)
@@ -80,14 +82,15 @@ def _suggest(arguments: argparse.Namespace) -> str:
     )
 
 
-def _write(path: Path, found: Suggestions, answers: np.ndarray) -> None:
-    """Writes a file that :func:`~scnf_jax.data.add_answers` reads."""
+def _write(path: Path, found: Suggestions, answers: np.ndarray, earlier: Mapping[int, int]) -> None:
+    """Writes a file that :func:`~scnf_jax.data.read_answers` reads: earlier answers come last."""
     with replacing(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["row", "label", "guess", "margin_nats", "group_size"])
         for row, guess, margin, size in zip(*found[:4], strict=True):
             label = answers[row] if answers[row] >= 0 else ""
             writer.writerow([row, label, guess, f"{margin:.1f}", size])
+        writer.writerows([row, label, "", "", ""] for row, label in earlier.items())
 
 
 def _draw(path: Path, engine: Engine, x: np.ndarray, found: Suggestions, rows: np.ndarray) -> None:
