@@ -393,6 +393,9 @@ def test_suggestions_are_answered_and_trained_on(
         runs.prepare(config, tmp_path / "more")
     say(capsys, "suggest", run, "--count=6", "--answer", f"--output={path}")
     answered = read_csv(path)
+    lost = complain(capsys, "suggest", run, f"--output={path}")
+    assert f"got {path} with 6, which would be lost" in lost
+    assert read_csv(path) == answered
     assert [line["row"] for line in answered] == [line["row"] for line in lines]
     experiment = runs.prepare(config, tmp_path / "more")
     for line in answered:
