@@ -1,7 +1,10 @@
 """Calibration, probes and outlier scores, against figures worked out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from scnf_jax.analysis.calibration import confusion_matrix, error_at_coverage, reliability
 from scnf_jax.analysis.embedding import EMBEDDINGS, embed
@@ -15,6 +18,7 @@ from scnf_jax.analysis.probes import (
 )
 from scnf_jax.analysis.suggestions import suggest
 from scnf_jax.inference import Scores
+from scnf_jax.reporting.pictures import plot_grid
 
 RNG = np.random.RandomState(0)
 
@@ -189,3 +193,10 @@ def test_what_to_label_next_where_nothing_is_left() -> None:
     known[0] = True
     with pytest.raises(ValueError, match="each of the 1 has one; ask for more groups"):
         suggest(z, log_posterior, known, count=1, num_groups=1)
+
+
+def test_a_grid_of_a_thousand_classes_is_drawn_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "grid.png"
+    plot_grid(path, np.zeros((1000, 2, 4, 4, 1), np.uint8), 256, "", [str(k) for k in range(1000)])
+    with Image.open(path) as picture:
+        assert picture.height < 8_000

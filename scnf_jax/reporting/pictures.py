@@ -8,6 +8,7 @@ import numpy as np
 from scnf_jax.reporting.canvas import save, subplots
 
 _GAP = 1
+_MOST = 100
 
 
 def drawable(event_shape: Sequence[int], num_levels: int | None) -> bool:
@@ -33,7 +34,7 @@ def plot_grid(
     row_label: str = "",
     column_label: str = "",
 ) -> None:
-    """Draws a grid of images.
+    """Draws a grid of images, the first 100 rows and columns of a larger one.
 
     Args:
       path: of the PNG.
@@ -45,6 +46,13 @@ def plot_grid(
       row_label: what the rows are.
       column_label: what the columns are.
     """
+    if max(levels.shape[:2]) > _MOST:
+        title += f" (part of {levels.shape[0]} x {levels.shape[1]})"
+        levels, row_names, column_names = (
+            levels[:_MOST, :_MOST],
+            row_names[:_MOST],
+            column_names[:_MOST],
+        )
     rows, columns, height, width, channels = levels.shape
     picture = tile(levels.astype(np.float64) / (num_levels - 1))
     figure, axis = subplots(1, 1, figsize=(0.6 * columns + 1.4, 0.6 * rows + 1.0))
