@@ -30,5 +30,6 @@ def get_config(method: str = "label_spreading") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.label_file = placeholder(str)  # CSV of labels by hand; not given: none
     config.baseline = {"name": method, **METHODS[method]}
     return config

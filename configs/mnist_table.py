@@ -29,6 +29,7 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
     config.validation_size = 0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
+    config.label_file = placeholder(str)  # CSV of labels by hand; not given: none
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
     config.checkpoint_every = 1000

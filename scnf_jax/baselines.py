@@ -12,39 +12,22 @@ import numpy as np
 
 from scnf_jax.data import load_dataset, take
 from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
-from scnf_jax.options import check_range, from_mapping, suggest
+from scnf_jax.labels import keep_answers, seen_labels
+from scnf_jax.options import from_mapping, suggest
 from scnf_jax.parallel import usable_cores
+from scnf_jax.settings import LabelOptions
 
 
-@dataclasses.dataclass(frozen=True)
-class BaselineOptions:
-    """Settings of a baseline; the data's are those of :class:`~scnf_jax.runs.RunOptions`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineOptions(LabelOptions):
+    """Settings of a baseline, beside those of its data and labels.
 
     Attributes:
-      dataset: see :func:`~scnf_jax.data.load_dataset`.
-      num_labelled: labels that stay; 0 keeps every known label.
       baseline: ``name``, one of ``supervised_svc``, ``label_spreading`` and
         ``self_training_svc``, and the classifier's settings.
-      seed: of the classifier.
-      label_seed: decides which labels stay; None: ``seed``.
-      validation_size: train objects that take the place of the test set; 0: the test set.
     """
 
-    dataset: str
-    num_labelled: int
     baseline: dict[str, Any]
-    seed: int = 0
-    label_seed: int | None = None
-    validation_size: int = 0
-
-    def __post_init__(self) -> None:
-        for field in ("num_labelled", "seed", "validation_size"):
-            check_range(field, getattr(self, field), 0)
-
-    @property
-    def resolved_label_seed(self) -> int:
-        """The seed that decides which labels stay."""
-        return self.seed if self.label_seed is None else self.label_seed
 
 
 def _supervised_svc(seed: int, **settings: Any) -> Any:
@@ -106,7 +89,7 @@ def run_baseline(
     except TypeError as error:
         raise ValueError(f"baseline: {error}") from None
     dataset = load_dataset(options.dataset, options.validation_size)
-    labels = dataset.draw_labels(options.num_labelled, options.resolved_label_seed)
+    labels = seen_labels(options, dataset, path)
     scale = (dataset.num_levels or 2) - 1
     train_x = take(dataset.train_x, slice(None)).reshape(len(labels), -1) / scale
     test_x = dataset.test_x.reshape(len(dataset.test_x), -1) / scale
@@ -117,6 +100,7 @@ def run_baseline(
         data = dataset.description
         check_same_run(path, plain, dict, data)
         write_settings(path, Settings(plain, data, command))
+        keep_answers(options, dataset, path)
         classifier.fit(train_x[known], labels[known])
         summary = {
             "status": "finished",

@@ -21,7 +21,7 @@ class Settings(NamedTuple):
     Attributes:
       config: all settings, as plain dicts.
       data: ``event_shape``, ``num_classes`` and ``num_levels``, and of a run how many objects it
-        had, their fingerprint and that of the labels it was given.
+        had and their fingerprint.
       command: that trains the run, without its folder; empty where none was given.
     """
 

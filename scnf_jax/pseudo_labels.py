@@ -8,9 +8,10 @@ import numpy as np
 
 from scnf_jax import parallel
 from scnf_jax.checkpoints import CheckpointError
-from scnf_jax.data import TrainObjects, take
+from scnf_jax.data import Dataset, take
 from scnf_jax.folders import replacing
 from scnf_jax.inference import Engine
+from scnf_jax.labels import seen_labels
 from scnf_jax.loading import load_run
 from scnf_jax.metrics import margins
 from scnf_jax.settings import RunOptions
@@ -20,7 +21,6 @@ _SAW_THE_SAME = (
     "dataset",
     "num_labelled",
     "resolved_label_seed",
-    "resolved_label_file",
     "validation_size",
 )
 
@@ -61,14 +61,14 @@ def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
 
 
 def add_pseudo_labels(
-    options: RunOptions, folder: Path, x: TrainObjects, labels: np.ndarray
+    options: RunOptions, folder: Path, dataset: Dataset, labels: np.ndarray
 ) -> np.ndarray:
     """Gives objects without a label those of the run that the settings name.
 
     Args:
       options: with ``pseudo_labels``, ``pseudo_label_shift`` and ``pseudo_label_share``.
       folder: of the run to be trained; the labels that it was begun with, where it has been.
-      x: train objects.
+      dataset: of the run.
       labels: int32 ``[N]``, -1 for "not known"; those that are known stay.
 
     Returns:
@@ -84,6 +84,7 @@ def add_pseudo_labels(
     if saved.exists():
         return _read(saved, len(labels))
     shift = options.pseudo_label_shift
+    x = dataset.train_x
     if shift and x.ndim != 4:
         raise ValueError(f"pseudo_label_shift: expected 0 for vectors, got {shift}")
     source = options.with_seed(options.pseudo_labels)
@@ -106,6 +107,11 @@ def add_pseudo_labels(
                 f"pseudo_labels: expected a run on the same labels, got {source} with "
                 f"{name.removeprefix('resolved_')} {theirs!r}, not {ours!r}"
             )
+    if not np.array_equal(seen_labels(run.options, dataset, run.folder), labels):
+        raise ValueError(
+            f"pseudo_labels: expected a run on the same labels, got {source} with other ones from "
+            f"label_file {run.options.label_file!r}, not {options.label_file!r}"
+        )
     if parallel.is_first():
         sys.stderr.write(f"{source} gives labels to {len(labels)} train objects ...\n")
     engine = Engine(run)

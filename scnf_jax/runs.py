@@ -7,7 +7,6 @@ import math
 import os
 import signal
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from scnf_jax.bijectors.base import Params
 from scnf_jax.data import Dataset, ReadAhead, Rows, TrainObjects, at_most, load_dataset, take
 from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
 from scnf_jax.inference import Engine
+from scnf_jax.labels import keep_answers, seen_labels
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import Model
 from scnf_jax.models import StackedVAE, build_model, with_defaults
@@ -53,8 +53,8 @@ class Diverged(RuntimeError):
 class Experiment:
     """A run that is set up, before its first step; see :func:`prepare`.
 
-    ``labels`` are those that training sees, -1 elsewhere: the ``num_labelled`` that were drawn,
-    and pseudo-labels where the settings ask for them.
+    ``labels`` are those that training sees, -1 elsewhere: ``num_labelled`` that were drawn or given
+    by hand, and pseudo-labels where the settings ask for them.
     """
 
     folder: Path
@@ -102,20 +102,19 @@ def prepare(
 
     check_folder()
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
-    drawn = dataset.draw_labels(
-        options.num_labelled, options.resolved_label_seed, options.resolved_label_file
-    )
+    seen = seen_labels(options, dataset, path)
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
-    data = dataset.description | {"label_fingerprint": f"{zlib.crc32(drawn.tobytes()):08x}"}
-    labels = add_pseudo_labels(options, path, dataset.train_x, drawn)
+    data = dataset.description
+    labels = add_pseudo_labels(options, path, dataset, seen)
     if parallel.is_first():
         with claimed(path):
             check_folder(data)  # again: another run may have come since
             write_settings(path, Settings(plain, data, command))
+            keep_answers(options, dataset, path)
             if options.pseudo_labels is not None:
                 save_labels(path, labels)
-    known = int((drawn >= 0).sum())
+    known = int((seen >= 0).sum())
     return Experiment(path, command, plain, options, dataset, known, labels, model, mesh, trainer)
 
 
@@ -251,11 +250,11 @@ class _Loop:
             parallel.agreed(0)  # nobody leaves while the first process writes
             return summary
         finally:
-            if self.log is not None:
-                self.log.close()
+            self.progress.close()
             if self.stream is not None:
                 self.stream.close()
-            self.progress.close()
+            if self.log is not None:
+                self.log.close()  # last, since a disk may still be full
 
     def _record(self, split: str, values: Mapping[str, float]) -> None:
         if self.log is not None:

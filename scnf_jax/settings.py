@@ -10,77 +10,29 @@ from scnf_jax.options import check_positive, check_range, from_mapping
 from scnf_jax.training import OptimizerOptions
 
 
-@dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """Every setting of a run; a config gives them by these names.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """Which objects and labels a run sees.
 
     Attributes:
       dataset: see :func:`~scnf_jax.data.load_dataset`.
       num_labelled: labels that stay; 0 keeps every known label.
-      steps: of training.
-      batch_size: rows of a step, over all devices.
-      eval_every: steps between evaluations on the whole test set.
-      checkpoint_every: steps between checkpoints.
-      model: ``name`` of a builder in :mod:`scnf_jax.models` and its settings.
       seed: of all randomness of training.
       label_seed: decides which labels stay; None: ``seed``.
       label_file: CSV of labels that were given by hand, beside those that stay; see
         :func:`~scnf_jax.data.read_answers`. ``{seed}`` in it stands for ``seed``. None: none.
-      labelled_fraction: share of labelled rows in a batch; None: each object is as
-        likely as any other.
-      steps_per_call: steps in one jitted call, and between two log lines; lowered to
-        divide ``steps``, ``eval_every`` and ``checkpoint_every``.
-      eval_batch_size: rows that evaluation puts through the model at a time.
-      init_batch_size: rows that data-dependent layers are initialised on.
       validation_size: train objects that take the place of the test set, so that
         settings can be chosen without test labels; 0: the test set.
-      pseudo_labels: folder of a finished run on the same labels, whose labels the objects
-        without one get; ``{seed}`` in it stands for ``seed``. None: no such labels.
-      pseudo_label_shift: pixels by which the run also sees each image moved, up, down, left and
-        right, so that a label is what five posteriors say together; 0: the image alone.
-      pseudo_label_share: of the objects of each class, the surest first, that get one; see
-        :func:`~scnf_jax.pseudo_labels.surest_labels`.
-      stream: whether train objects stay on disk and are read as they are needed; see
-        :func:`~scnf_jax.data.load_dataset`.
-      optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
-      objective: see :class:`~scnf_jax.losses.ObjectiveOptions`.
-      augment: see :class:`~scnf_jax.losses.AugmentOptions`.
     """
 
     dataset: str
     num_labelled: int
-    steps: int
-    batch_size: int
-    eval_every: int
-    checkpoint_every: int
-    model: dict[str, Any]
     seed: int = 0
     label_seed: int | None = None
     label_file: str | None = None
-    labelled_fraction: float | None = None
-    steps_per_call: int = 20
-    eval_batch_size: int = 500
-    init_batch_size: int = 512
     validation_size: int = 0
-    pseudo_labels: str | None = None
-    pseudo_label_shift: int = 0
-    pseudo_label_share: float = 1.0
-    stream: bool | None = None
-    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
-    objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
-    augment: AugmentOptions = dataclasses.field(default_factory=AugmentOptions)
 
     def __post_init__(self) -> None:
-        for field in (
-            "steps",
-            "batch_size",
-            "eval_every",
-            "checkpoint_every",
-            "steps_per_call",
-            "eval_batch_size",
-            "init_batch_size",
-        ):
-            check_positive(field, getattr(self, field))
         check_range("seed", self.seed, 0, 2**32 - 1)
         check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
         check_range("num_labelled", self.num_labelled, 0)
@@ -90,8 +42,6 @@ class RunOptions:
                 "label_file: expected validation_size 0, since the rows of a file count all train "
                 f"objects; got {self.validation_size}"
             )
-        check_range("pseudo_label_shift", self.pseudo_label_shift, 0)
-        check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
 
     @property
     def resolved_label_seed(self) -> int:
@@ -106,6 +56,68 @@ class RunOptions:
     def with_seed(self, path: str) -> str:
         """A path with ``seed`` in the place of ``{seed}``."""
         return path.replace("{seed}", str(self.seed))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(LabelOptions):
+    """Every setting of a run; a config gives them, and those of ``LabelOptions``, by these names.
+
+    Attributes:
+      steps: of training.
+      batch_size: rows of a step, over all devices.
+      eval_every: steps between evaluations on the whole test set.
+      checkpoint_every: steps between checkpoints.
+      model: ``name`` of a builder in :mod:`scnf_jax.models` and its settings.
+      labelled_fraction: share of labelled rows in a batch; None: each object is as
+        likely as any other.
+      steps_per_call: steps in one jitted call, and between two log lines; lowered to
+        divide ``steps``, ``eval_every`` and ``checkpoint_every``.
+      eval_batch_size: rows that evaluation puts through the model at a time.
+      init_batch_size: rows that data-dependent layers are initialised on.
+      pseudo_labels: folder of a finished run on the same labels, whose labels the objects
+        without one get; ``{seed}`` in it stands for ``seed``. None: no such labels.
+      pseudo_label_shift: pixels by which the run also sees each image moved, up, down, left and
+        right, so that a label is what five posteriors say together; 0: the image alone.
+      pseudo_label_share: of the objects of each class, the surest first, that get one; see
+        :func:`~scnf_jax.pseudo_labels.surest_labels`.
+      stream: whether train objects stay on disk and are read as they are needed; see
+        :func:`~scnf_jax.data.load_dataset`.
+      optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
+      objective: see :class:`~scnf_jax.losses.ObjectiveOptions`.
+      augment: see :class:`~scnf_jax.losses.AugmentOptions`.
+    """
+
+    steps: int
+    batch_size: int
+    eval_every: int
+    checkpoint_every: int
+    model: dict[str, Any]
+    labelled_fraction: float | None = None
+    steps_per_call: int = 20
+    eval_batch_size: int = 500
+    init_batch_size: int = 512
+    pseudo_labels: str | None = None
+    pseudo_label_shift: int = 0
+    pseudo_label_share: float = 1.0
+    stream: bool | None = None
+    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
+    augment: AugmentOptions = dataclasses.field(default_factory=AugmentOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in (
+            "steps",
+            "batch_size",
+            "eval_every",
+            "checkpoint_every",
+            "steps_per_call",
+            "eval_batch_size",
+            "init_batch_size",
+        ):
+            check_positive(field, getattr(self, field))
+        check_range("pseudo_label_shift", self.pseudo_label_shift, 0)
+        check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
 
     @property
     def chunk(self) -> int:

@@ -191,7 +191,7 @@ def test_what_to_label_next_where_nothing_is_left() -> None:
     with pytest.raises(ValueError, match="expected objects without a label, got none"):
         suggest(z, log_posterior, ~known, count=1)
     known[0] = True
-    with pytest.raises(ValueError, match="each of the 1 has one; ask for more groups"):
+    with pytest.raises(ValueError, match="each of the 1 has one; choose from more"):
         suggest(z, log_posterior, known, count=1, num_groups=1)
 
 

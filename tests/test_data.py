@@ -88,29 +88,51 @@ def test_bad_masks(labels: list[int], num_labelled: int | None, message: str) ->
         mask_labels(np.array(labels), num_labelled, seed=0, num_classes=2)
 
 
-def test_answers_stand_beside_the_labels_that_are_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "guess,row,label\n9,0,1\n\n9,2,\n9,3, 0\n9,3,0\n",
+        "\ufeffRow;Label;guess\r\n0;1;9\r\n2;;9\r\n3;0;9\r\n",
+        "row\tlabel\n0\t1\n3\t0\n",
+        "row,label\n0,1.0\n2\n3,0.0\n",
+    ],
+    ids=["by commas", "by a spreadsheet", "by tabs", "by pandas"],
+)
+def test_answers_that_people_write(tmp_path: Path, text: str) -> None:
     path = tmp_path / "answers.csv"
-    path.write_text("guess,row,label\n9,0,1\n9,2,\n9,3, 0\n9,3,0\n")
+    path.write_bytes(text.encode())
     assert read_answers(path, num=5, num_classes=2) == {0: 1, 3: 0}
+
+
+def test_answers_stand_beside_the_labels_that_are_known() -> None:
     dataset = load_dataset("moons")
-    drawn, answered = (dataset.draw_labels(10, 0, file) for file in (None, str(path)))
+    drawn, answered = (dataset.draw_labels(10, 0, given) for given in (None, {0: 1, 3: 0}))
     assert answered[[0, 3]].tolist() == [1, 0]
     others = np.setdiff1d(np.arange(1000), [0, 3])
     np.testing.assert_array_equal(answered[others], drawn[others])
+
+
+def test_answers_can_give_a_class_its_first_label() -> None:
+    dataset = load_dataset("moons")
+    dataset = dataset._replace(train_y=np.where(dataset.train_y == 1, -1, 0).astype(np.int32))
+    with pytest.raises(ValueError, match="got none of 1"):
+        dataset.draw_labels(0, 0)
+    row = int(np.flatnonzero(dataset.train_y == -1)[0])
+    assert (dataset.draw_labels(0, 0, {row: 1}) == 1).sum() == 1
+    assert (dataset.train_y == 1).sum() == 0
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "label_file: expected a CSV, got .*No such file"),
-        ("", "expected at least one label, got none"),
-        ("row,label\n0,\n", "expected at least one label, got none"),
-        ("number,label\n0,1\n", "line 2: expected the columns row and label, got .'number"),
-        ("row,label\n0,1\n1\n", "line 3: expected the columns row and label"),
+        ("", "line 1: expected the columns row and label, got ''"),
+        ("number,label\n0,1\n", "line 1: expected the columns row and label, got 'number,label'"),
         ("row,label\n3,1\n", r"line 2: expected a row in 0\.\.2, got '3'"),
         ("row,label\n-1,1\n", r"line 2: expected a row in 0\.\.2, got '-1'"),
         ("row,label\n0,2\n", r"line 2: expected a label in 0\.\.1, got '2'"),
-        ("row,label\n0,six\n", r"line 2: expected a label in 0\.\.1, got 'six'"),
+        ("row,label\n\n\n0,six\n", r"line 4: expected a label in 0\.\.1, got 'six'"),
+        ("row,label\n0,0.5\n", r"line 2: expected a label in 0\.\.1, got '0.5'"),
         ("row,label\n0,1\n0,0\n", "line 3: row 0 has label 0, and 1 above"),
     ],
 )

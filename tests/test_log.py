@@ -49,5 +49,7 @@ def test_events_that_cannot_be_written_are_an_error_of_the_caller(
     monkeypatch.setattr(EventsWriter, "flush", full)
     with pytest.raises(OSError, match="No space left"):
         log.write(1, "train", {"loss": 0.5})
+    with pytest.raises(OSError, match="No space left"):
+        log.close()
     monkeypatch.undo()
     log.close()

@@ -88,6 +88,11 @@ def test_a_teacher_that_saw_other_labels_is_refused(teacher: Path, tmp_path: Pat
     config = _taught(teacher, num_labelled=20)
     with pytest.raises(ValueError, match="with num_labelled 10, not 20"):
         runs.prepare(config, tmp_path / "run")
+    answers = tmp_path / "answers.csv"
+    known = runs.prepare(TINY, teacher).labels
+    answers.write_text(f"row,label\n{np.flatnonzero(known < 0)[0]},1\n")
+    with pytest.raises(ValueError, match=r"other ones from label_file None, not '.*answers.csv'"):
+        runs.prepare(_taught(teacher, label_file=str(answers)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -19,6 +19,7 @@ from scnf_jax.data import load_dataset
 from scnf_jax.data.files import read_png, write_png
 from scnf_jax.inference import Engine
 from scnf_jax.verbs import VERBS
+from scnf_jax.verbs.labelling import _candidates
 
 CONFIG: dict[str, Any] = {
     "dataset": "digits",
@@ -336,6 +337,9 @@ def test_export_and_back_bit_for_bit(
             "got a .npz of several",
         ),
         (["predict", "--input={deep}", "--output=x.csv"], "8 bits a channel, got I;16"),
+        (["suggest", "--count=0"], "count: expected at least 1, got 0"),
+        (["suggest", "--output={tmp}/next.txt"], "expected a name that ends in .csv, got next.txt"),
+        (["suggest", "--output={typed}"], "line 2: expected a label in 0..9, got 'six'"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -363,6 +367,8 @@ def test_bad_input_is_one_line(
     places["torn"] = tmp_path / "torn.npz"
     places["torn"].write_bytes(scans.read_bytes()[:200])
     places["file"] = places["torn"]
+    places["typed"] = tmp_path / "typed.csv"
+    places["typed"].write_text("row;label\n5;six\n")
     places["deep"] = tmp_path / "deep.png"
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(places["deep"])
     places["huge"] = tmp_path / "huge.png"
@@ -377,10 +383,10 @@ def test_bad_input_is_one_line(
 def test_suggestions_are_answered_and_trained_on(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "next.csv"
+    path, folder = tmp_path / "the next.csv", tmp_path / "more"
     said = say(capsys, "suggest", run, "--count=6", f"--output={path}")
-    assert f"--config.label_file={path}" in said
-    assert (tmp_path / "next.png").stat().st_size > 1000
+    assert f"'--config.label_file={path}'" in said
+    assert (tmp_path / "the next.png").stat().st_size > 1000
     lines = read_csv(path)
     drawn = DIGITS.draw_labels(100, 0)
     assert len(lines) == 6
@@ -390,29 +396,42 @@ def test_suggestions_are_answered_and_trained_on(
     assert margin == sorted(margin)
     config = CONFIG | {"label_file": str(path)}
     with pytest.raises(ValueError, match="label_file: expected at least one label, got none"):
-        runs.prepare(config, tmp_path / "more")
+        runs.prepare(config, folder)
+    assert not folder.exists()
     say(capsys, "suggest", run, "--count=6", "--answer", f"--output={path}")
     answered = read_csv(path)
-    lost = complain(capsys, "suggest", run, f"--output={path}")
-    assert f"got {path} with 6, which would be lost" in lost
-    assert read_csv(path) == answered
     assert [line["row"] for line in answered] == [line["row"] for line in lines]
-    experiment = runs.prepare(config, tmp_path / "more")
+    experiment = runs.prepare(config, folder)
     for line in answered:
         assert experiment.labels[int(line["row"])] == int(line["label"])
         assert DIGITS.train_y[int(line["row"])] == int(line["label"])
     assert (experiment.labels >= 0).sum() == 106
     runs.train(experiment)
-    say(capsys, "suggest", tmp_path / "more", "--count=6")
-    again = read_csv(tmp_path / "more" / "suggested.csv")
-    assert not {line["row"] for line in again[:6]} & {line["row"] for line in answered}
-    assert [line["label"] for line in again[:6]] == [""] * 6
-    assert [(line["row"], line["label"]) for line in again[6:]] == [
-        (line["row"], line["label"]) for line in answered
-    ]
+    for again in (["suggest", folder, "--count=6"], ["suggest", run, "--count=6"]):
+        asked = path if again[1] == run else folder / "suggested.csv"
+        say(capsys, *again, f"--output={asked}")
+        new = read_csv(asked)
+        assert not {line["row"] for line in new[:6]} & {line["row"] for line in answered}
+        assert [line["label"] for line in new[:6]] == [""] * 6
+        assert [(line["row"], line["label"]) for line in new[6:]] == [
+            (line["row"], line["label"]) for line in answered
+        ]
+    runs.prepare(config, folder)
     path.write_text(f"row,label\n{answered[0]['row']},{answered[0]['label']}\n")
-    with pytest.raises(ValueError, match="a run on other data .label_fingerprint"):
-        runs.prepare(config, tmp_path / "more")
+    with pytest.raises(ValueError, match=r"other labels than the run in .*answers.csv"):
+        runs.prepare(config, folder)
+    path.unlink()
+    np.testing.assert_array_equal(runs.prepare(config, folder).labels, experiment.labels)
+    with pytest.raises(ValueError, match="label_file: expected a CSV, got .*No such file"):
+        runs.prepare(config, tmp_path / "another")
+
+
+def test_all_labels_count_where_objects_are_drawn() -> None:
+    labels = np.where(np.arange(1000) % 10 == 0, 1, -1)
+    rows = _candidates(labels, 200)
+    assert len(rows) == 300
+    assert (labels[rows] == 1).sum() == 100
+    assert len(_candidates(labels, 50)) == 100
 
 
 @pytest.mark.parametrize("verb", [v.name for v in VERBS if v.name != "table"])

@@ -81,8 +81,8 @@ def suggest(
     chosen = sorted(found, key=lambda pair: pair[0])[:count]
     if not chosen:
         raise ValueError(
-            f"suggest: expected groups without a label, each of the {num_groups} has one; ask for "
-            "more groups"
+            f"suggest: expected groups without a label, each of the {num_groups} has one; choose "
+            "from more objects, or ask for more groups"
         )
     group = np.full((len(chosen), _SHOWN), -1)
     for shown, (_, members) in zip(group, chosen, strict=True):

@@ -55,8 +55,8 @@ def read_answers(path: Path, num: int, num_classes: int) -> dict[int, int]:
     """Labels that someone gave by hand.
 
     Args:
-      path: of a CSV with the columns ``row``, from 0, and ``label``; others are not read, and a
-        row whose label is empty is passed over.
+      path: of a CSV, by commas, semicolons or tabs, with the columns ``row``, from 0, and
+        ``label``; others are not read, and a row whose label is empty is passed over.
       num: objects that there are.
       num_classes: K.
 
@@ -67,35 +67,42 @@ def read_answers(path: Path, num: int, num_classes: int) -> dict[int, int]:
       ValueError: where the file cannot be read, a column is missing, or a row or label is none,
         naming the line.
     """
+    given: dict[int, int] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = list(csv.DictReader(stream))
+            head = stream.readline()
+            separator = next((mark for mark in ";\t" if mark in head), ",")
+            names = [name.strip().lower() for name in head.split(separator)]
+            if not {"row", "label"} <= set(names):
+                raise ValueError(
+                    f"label_file: {path}, line 1: expected the columns row and label, got "
+                    f"{head.strip()!r}"
+                )
+            lines = csv.DictReader(stream, names, delimiter=separator)
+            for line in lines:
+                if not (line["label"] or "").strip():
+                    continue
+                where = f"label_file: {path}, line {lines.line_num + 1}"
+                row = _integer(where, "row", line["row"], num)
+                label = _integer(where, "label", line["label"], num_classes)
+                if given.setdefault(row, label) != label:
+                    raise ValueError(
+                        f"{where}: row {row} has label {label}, and {given[row]} above"
+                    )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"label_file: expected a CSV, got {path} ({error})") from None
-    given: dict[int, int] = {}
-    for number, line in enumerate(lines, 2):
-        where = f"label_file: {path}, line {number}"
-        if line.get("row") is None or line.get("label") is None:
-            raise ValueError(f"{where}: expected the columns row and label, got {list(line)}")
-        if not line["label"].strip():
-            continue
-        row = _integer(where, "row", line["row"], num)
-        label = _integer(where, "label", line["label"], num_classes)
-        if given.setdefault(row, label) != label:
-            raise ValueError(f"{where}: row {row} has label {label}, and {given[row]} above")
-    if not given:
-        raise ValueError(f"label_file: expected at least one label, got none in {path}")
     return given
 
 
 def _integer(where: str, column: str, text: str, end: int) -> int:
+    """A whole number in ``0 .. end - 1``; 3.0 is one, too, since spreadsheets write it so."""
     try:
-        value = int(text)
+        value = float(text)
     except ValueError:
-        value = -1
-    if not 0 <= value < end:
+        value = -1.0
+    if not (value.is_integer() and 0 <= value < end):
         raise ValueError(f"{where}: expected a {column} in 0..{end - 1}, got {text!r}")
-    return value
+    return int(value)
 
 
 def _check_coverage(counts: np.ndarray) -> None:

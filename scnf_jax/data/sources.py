@@ -4,13 +4,14 @@ import difflib
 import math
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from scnf_jax.data.files import read_archive, read_array
-from scnf_jax.data.masking import mask_labels, read_answers
+from scnf_jax.data.masking import mask_labels
 from scnf_jax.data.streams import Rows, TrainObjects, take
 from scnf_jax.data.validation import check_dataset
 
@@ -66,7 +67,7 @@ class Dataset(NamedTuple):
         }
 
     def draw_labels(
-        self, num_labelled: int, seed: int, label_file: str | None = None
+        self, num_labelled: int, seed: int, answers: Mapping[int, int] | None = None
     ) -> np.ndarray:
         """The train labels that a run may see, -1 elsewhere.
 
@@ -74,26 +75,20 @@ class Dataset(NamedTuple):
           num_labelled: labels that stay, see :func:`~scnf_jax.data.mask_labels`; 0 keeps every
             known label.
           seed: of the draw.
-          label_file: of labels beside those, see :func:`~scnf_jax.data.read_answers`; one there
-            takes the place of a known one.
+          answers: labels by row beside those; one there takes the place of a known one.
 
         Returns:
           int32 ``[N]``.
 
         Raises:
-          ValueError: as these two.
+          ValueError: as :func:`~scnf_jax.data.mask_labels`.
         """
-        labels = mask_labels(self.train_y, num_labelled or None, seed, self.num_classes)
-        for row, label in self.answers(label_file).items():
+        labels = self.train_y.astype(np.int32)
+        if num_labelled:
+            labels = mask_labels(labels, num_labelled, seed, self.num_classes)
+        for row, label in (answers or {}).items():
             labels[row] = label
-        return labels
-
-    def answers(self, label_file: str | None) -> dict[int, int]:
-        """Labels by train row that were given by hand; none without a file."""
-        if label_file is None:
-            return {}
-        path = Path(label_file).expanduser()
-        return read_answers(path, len(self.train_y), self.num_classes)
+        return labels if num_labelled else mask_labels(labels, None, seed, self.num_classes)
 
 
 def load_dataset(name: str, validation_size: int = 0, stream: bool | None = False) -> Dataset:

@@ -39,9 +39,11 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flushes and closes both."""
-        self._stream.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            self._stream.close()
+        finally:
+            if self._board is not None:
+                self._board.close()
 
 
 class _Board:

@@ -193,11 +193,17 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
             name = other["config"]["baseline"]["name"].replace("_", " ")
             rows.append((name, f"{other['test_error_percent']:.2f}%", "-"))
     if not rows:
+        options = engine.run.options
+        command = (
+            "python train.py --config=configs/baselines.py:label_spreading "
+            f"--config.dataset={options.dataset} --config.num_labelled={options.num_labelled} "
+            f"--config.label_seed={options.resolved_label_seed}"
+        )
+        if options.label_file is not None:
+            command += f" --config.label_file={options.label_file}"
         return (
-            "<p>No baseline of the same label draw lies beside this run. To have them here, run "
-            f"<code>python train.py --config=configs/baselines.py:label_spreading "
-            f"--config.dataset={escape(engine.run.options.dataset)}</code> with a "
-            "<code>--workdir</code> beside this folder.</p>"
+            "<p>No baseline on the same labels lies beside this run. To have them here, run "
+            f"<code>{escape(command)}</code> with a <code>--workdir</code> beside this folder.</p>"
         )
     return "<h3>Baselines on the same labels</h3>" + table(rows, ("method", "error", "bits/dim"))
 

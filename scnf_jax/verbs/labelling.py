@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from scnf_jax.analysis.obfuscation import flat
 from scnf_jax.analysis.suggestions import Suggestions, suggest
-from scnf_jax.data import at_most, take
+from scnf_jax.data import at_most, read_answers, take
 from scnf_jax.folders import replacing
+from scnf_jax.labels import given_answers, seen_labels
 from scnf_jax.reporting.pictures import drawable, plot_grid
 from scnf_jax.verbs.common import (
     Verb,
@@ -30,7 +32,10 @@ def _add_suggest(parser: argparse.ArgumentParser) -> None:
         "--groups", type=int, default=200, help="that the objects are put into, at most"
     )
     parser.add_argument(
-        "--max-train", type=int, default=20_000, help="train objects to choose from, drawn"
+        "--max-train",
+        type=int,
+        default=20_000,
+        help="train objects without a label to choose from, drawn",
     )
     parser.add_argument(
         "--answer",
@@ -50,13 +55,16 @@ def _suggest(arguments: argparse.Namespace) -> str:
             "suggest: expected a run without validation objects, since the rows of a label file "
             f"count all train objects; got validation_size {options.validation_size}"
         )
-    path = output_path(arguments, engine, "suggested.csv").with_suffix(".csv")
-    _keep_answers(path)
+    path = output_path(arguments, engine, "suggested.csv")
+    if path.suffix != ".csv":
+        raise ValueError(f"output: expected a name that ends in .csv, got {path.name}")
     dataset = run_dataset(engine.run)
-    labels = dataset.draw_labels(
-        options.num_labelled, options.resolved_label_seed, options.resolved_label_file
-    )
-    rows = at_most(arguments.max_train, np.arange(len(labels)))
+    labels = seen_labels(options, dataset, engine.run.folder)
+    earlier = given_answers(options, dataset, engine.run.folder)
+    if path.exists():  # of an earlier call: what was answered there has not to be asked again
+        earlier |= read_answers(path, len(labels), dataset.num_classes)
+        labels[list(earlier)] = list(earlier.values())
+    rows = _candidates(labels, arguments.max_train)
     x = take(dataset.train_x, rows)
     scores = engine.scores(x)
     found = suggest(
@@ -69,33 +77,29 @@ def _suggest(arguments: argparse.Namespace) -> str:
     )
     asked = rows[found.row]
     answers = dataset.train_y[asked] if arguments.answer else np.full(len(asked), -1)
-    _write(path, asked, answers, found, dataset.answers(options.resolved_label_file))
-    said = f"{path}: {len(asked)} of {len(rows)} train objects, the most doubtful first"
+    _write(path, asked, answers, found, earlier)
+    said = [f"{path}: {len(asked)} of {len(rows)} train objects, the most doubtful first"]
+    if len(asked) < arguments.count:
+        said.append("no more groups are without a label")
     if drawable(engine.run.event_shape, engine.run.num_levels):
         _draw(path.with_suffix(".png"), x, asked, found, engine.run.num_levels or 2)
-        said += f"; {path.stem}.png shows each with its group"
+        said.append(f"{path.stem}.png shows them with their groups")
     if arguments.answer:
         wrong = (answers >= 0) & (answers != found.guess)
         todo = f"{wrong.sum()} of them are not what the model takes them for; "
     else:
         todo = "fill in the column label of those you know, and "
+    option = shlex.quote(f"--config.label_file={path}")
     return (
-        f"{said}\n{todo}train again in another folder, with the same settings and "
-        f"--config.label_file={path}"
+        f"{'; '.join(said)}\n{todo}train again in another folder, with the same settings and "
+        f"{option}"
     )
 
 
-def _keep_answers(path: Path) -> None:
-    """Raises ValueError where a file holds what someone typed into it."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        answers = [line.get("label") or "" for line in csv.DictReader(stream)]
-    if num := sum(bool(answer.strip()) for answer in answers):
-        raise ValueError(
-            f"output: expected a file without answers, got {path} with {num}, which would be lost; "
-            "give another --output"
-        )
+def _candidates(labels: np.ndarray, most: int) -> np.ndarray:
+    """Rows to choose from, and those with a label, whose groups have not to be asked for."""
+    known, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+    return np.union1d(at_most(most, known), at_most(most, unknown))
 
 
 def _write(
