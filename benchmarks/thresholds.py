@@ -8,6 +8,7 @@ from typing import Any
 
 from scnf_jax.folders import read_settings
 from scnf_jax.reporting.log import read_metrics
+from scnf_jax.reporting.results import trained_on
 
 TITLE = "Time to a result"
 ABOUT = """\
@@ -48,7 +49,7 @@ def _one(folder: Path) -> dict[str, Any]:
                 reached[column] = seconds / 60
     return {
         "run": settings.command.removeprefix("python train.py --config=configs/"),
-        "device": f"{summary['device']}, {summary['cpu_count']} cores",
+        "device": trained_on(summary),
         "steps": summary["steps"],
         "minutes in all": seconds / 60,
         **reached,

@@ -193,7 +193,7 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
         notes.append(f"seed {record['seed']} stopped{at}, {so_far}")
     if len(errors) > 1:
         notes.append("each: " + ", ".join(f"{error:.2f}" for error in errors))
-    devices = {f"{r['device']}, {r['cpu_count']} cores" for r in finished}
+    devices = {trained_on(r) for r in finished}
     seconds = [r["train_seconds"] for r in finished]
     return _join(
         [
@@ -209,6 +209,12 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
             f"`{_base_command(records[0])}`",
         ]
     )
+
+
+def trained_on(record: Mapping[str, Any]) -> str:
+    """The devices that trained a run, and the cores that it might use."""
+    cores = record["cpu_count"]
+    return f"{record['device']}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def _join(cells: Sequence[str]) -> str:
