@@ -86,7 +86,7 @@ def _suggest(arguments: argparse.Namespace) -> str:
         said.append(f"{path.stem}.png shows them with their groups")
     if arguments.answer:
         wrong = (answers >= 0) & (answers != found.guess)
-        todo = f"{wrong.sum()} of them are not what the model takes them for; "
+        todo = f"the model takes {wrong.sum()} of them for another class; "
     else:
         todo = "fill in the column label of those you know, and "
     option = shlex.quote(f"--config.label_file={path}")
