@@ -12,7 +12,7 @@ import numpy as np
 
 from scnf_jax.data import load_dataset, take
 from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
-from scnf_jax.labels import keep_answers, seen_labels
+from scnf_jax.labels import given_answers, keep_answers, seen_labels
 from scnf_jax.options import from_mapping, suggest
 from scnf_jax.parallel import usable_cores
 from scnf_jax.settings import LabelOptions
@@ -89,7 +89,8 @@ def run_baseline(
     except TypeError as error:
         raise ValueError(f"baseline: {error}") from None
     dataset = load_dataset(options.dataset, options.validation_size)
-    labels = seen_labels(options, dataset, path)
+    answers = given_answers(options, dataset, path)
+    labels = seen_labels(options, dataset, answers)
     scale = (dataset.num_levels or 2) - 1
     train_x = take(dataset.train_x, slice(None)).reshape(len(labels), -1) / scale
     test_x = dataset.test_x.reshape(len(dataset.test_x), -1) / scale
@@ -100,7 +101,7 @@ def run_baseline(
         data = dataset.description
         check_same_run(path, plain, dict, data)
         write_settings(path, Settings(plain, data, command))
-        keep_answers(options, dataset, path)
+        keep_answers(path, answers)
         classifier.fit(train_x[known], labels[known])
         summary = {
             "status": "finished",
@@ -110,6 +111,7 @@ def run_baseline(
             "num_labelled": int((labels >= 0).sum()),
             "seed": options.seed,
             "label_seed": options.resolved_label_seed,
+            "label_file": options.resolved_label_file,
             "evaluated_on": "validation" if options.validation_size else "test",
             "test_error_percent": float(
                 100.0 * np.mean(classifier.predict(test_x) != dataset.test_y)

@@ -1,5 +1,6 @@
 """The labels that a run sees: some of the data's own, and those that were given by hand."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +12,21 @@ from scnf_jax.settings import LabelOptions
 _FILE = "answers.csv"
 
 
-def seen_labels(options: LabelOptions, dataset: Dataset, folder: Path) -> np.ndarray:
-    """The train labels that a run sees, -1 elsewhere.
+def given_answers(options: LabelOptions, dataset: Dataset, folder: Path) -> dict[int, int]:
+    """Labels by train row that were given by hand.
 
     Args:
-      options: with ``num_labelled``, ``label_seed`` and ``label_file``.
-      dataset: all that is known.
+      options: with ``label_file``.
+      dataset: that the rows count.
       folder: of the run; the answers that it was begun with, where it has been.
 
     Returns:
-      int32 ``[N]``; see :meth:`~scnf_jax.data.Dataset.draw_labels`.
+      See :func:`~scnf_jax.data.read_answers`; none without a ``label_file``.
 
     Raises:
-      ValueError: as there, and where the file of answers is missing, damaged or empty, or is not
-        what the run was begun with.
+      ValueError: where the file is missing, damaged or empty, or is not what the run was begun
+        with.
     """
-    given = given_answers(options, dataset, folder)
-    return dataset.draw_labels(options.num_labelled, options.resolved_label_seed, given)
-
-
-def given_answers(options: LabelOptions, dataset: Dataset, folder: Path) -> dict[int, int]:
-    """Labels by train row that were given by hand; as :func:`seen_labels`."""
     if options.resolved_label_file is None:
         return {}
     path, saved = Path(options.resolved_label_file).expanduser(), folder / _FILE
@@ -51,8 +46,13 @@ def given_answers(options: LabelOptions, dataset: Dataset, folder: Path) -> dict
     return given
 
 
-def keep_answers(options: LabelOptions, dataset: Dataset, folder: Path) -> None:
+def seen_labels(options: LabelOptions, dataset: Dataset, answers: Mapping[int, int]) -> np.ndarray:
+    """The train labels that a run sees; see :meth:`~scnf_jax.data.Dataset.draw_labels`."""
+    return dataset.draw_labels(options.num_labelled, options.resolved_label_seed, answers)
+
+
+def keep_answers(folder: Path, answers: Mapping[int, int]) -> None:
     """Keeps the answers in the run's folder, so that it resumes with the same."""
-    if given := given_answers(options, dataset, folder):
-        lines = [f"{row},{label}\n" for row, label in given.items()]
+    if answers:
+        lines = [f"{row},{label}\n" for row, label in answers.items()]
         write_text(folder / _FILE, "".join(["row,label\n", *lines]))

@@ -11,18 +11,13 @@ from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.data import Dataset, take
 from scnf_jax.folders import replacing
 from scnf_jax.inference import Engine
-from scnf_jax.labels import seen_labels
+from scnf_jax.labels import given_answers, seen_labels
 from scnf_jax.loading import load_run
 from scnf_jax.metrics import margins
 from scnf_jax.settings import RunOptions
 
 _FILE = "pseudo_labels.npy"
-_SAW_THE_SAME = (
-    "dataset",
-    "num_labelled",
-    "resolved_label_seed",
-    "validation_size",
-)
+_SAW_THE_SAME = ("dataset", "num_labelled", "resolved_label_seed", "validation_size")
 
 
 def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
@@ -107,7 +102,8 @@ def add_pseudo_labels(
                 f"pseudo_labels: expected a run on the same labels, got {source} with "
                 f"{name.removeprefix('resolved_')} {theirs!r}, not {ours!r}"
             )
-    if not np.array_equal(seen_labels(run.options, dataset, run.folder), labels):
+    answers = given_answers(run.options, dataset, run.folder)
+    if not np.array_equal(seen_labels(run.options, dataset, answers), labels):
         raise ValueError(
             f"pseudo_labels: expected a run on the same labels, got {source} with other ones from "
             f"label_file {run.options.label_file!r}, not {options.label_file!r}"

@@ -20,7 +20,7 @@ from scnf_jax.bijectors.base import Params
 from scnf_jax.data import Dataset, ReadAhead, Rows, TrainObjects, at_most, load_dataset, take
 from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
 from scnf_jax.inference import Engine
-from scnf_jax.labels import keep_answers, seen_labels
+from scnf_jax.labels import given_answers, keep_answers, seen_labels
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import Model
 from scnf_jax.models import StackedVAE, build_model, with_defaults
@@ -102,7 +102,8 @@ def prepare(
 
     check_folder()
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
-    seen = seen_labels(options, dataset, path)
+    answers = given_answers(options, dataset, path)
+    seen = seen_labels(options, dataset, answers)
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
     data = dataset.description
@@ -111,7 +112,7 @@ def prepare(
         with claimed(path):
             check_folder(data)  # again: another run may have come since
             write_settings(path, Settings(plain, data, command))
-            keep_answers(options, dataset, path)
+            keep_answers(path, answers)
             if options.pseudo_labels is not None:
                 save_labels(path, labels)
     known = int((seen >= 0).sum())
@@ -336,6 +337,7 @@ class _Loop:
             "num_pseudo_labelled": self._num_pseudo(),
             "seed": options.seed,
             "label_seed": options.resolved_label_seed,
+            "label_file": options.resolved_label_file,
             "evaluated_on": "validation" if options.validation_size else "test",
             "steps": self.step,
             "skipped_steps": int(self.state.skipped),

@@ -48,18 +48,14 @@ def plot_grid(
     """
     if max(levels.shape[:2]) > _MOST:
         title += f" (part of {levels.shape[0]} x {levels.shape[1]})"
-        levels, row_names, column_names = (
-            levels[:_MOST, :_MOST],
-            row_names[:_MOST],
-            column_names[:_MOST],
-        )
+    levels = levels[:_MOST, :_MOST]
     rows, columns, height, width, channels = levels.shape
     picture = tile(levels.astype(np.float64) / (num_levels - 1))
     figure, axis = subplots(1, 1, figsize=(0.6 * columns + 1.4, 0.6 * rows + 1.0))
     axis.imshow(picture[..., 0] if channels == 1 else picture, cmap="gray", vmin=0, vmax=1)
-    axis.set_yticks(np.arange(rows) * (height + _GAP) + height / 2, list(row_names))
+    axis.set_yticks(np.arange(rows) * (height + _GAP) + height / 2, row_names[:rows])
     if column_names:
-        axis.set_xticks(np.arange(columns) * (width + _GAP) + width / 2, list(column_names))
+        axis.set_xticks(np.arange(columns) * (width + _GAP) + width / 2, column_names[:columns])
     else:
         axis.set_xticks([])
     axis.set_xlabel(column_label)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -180,15 +181,12 @@ def _pictures(folder: Path, captions: Mapping[str, str]) -> str:
 
 def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
     """Classifiers on the same label draw, from the run folders beside this one."""
-    same = ("dataset", "num_labelled", "label_seed", "evaluated_on")
+    same = ("dataset", "num_labelled", "label_seed", "label_file", "evaluated_on")
     rows = []
     for path in sorted(engine.run.folder.parent.glob("*/summary.json")):
         other = read_json(path)
-        theirs, ours = (record.get("config", {}) for record in (other, summary))
-        if (
-            "baseline" in theirs
-            and theirs.get("label_file") == ours.get("label_file")
-            and all(other.get(key) == summary.get(key) for key in same)
+        if "baseline" in other.get("config", {}) and all(
+            other.get(key) == summary.get(key) for key in same
         ):
             name = other["config"]["baseline"]["name"].replace("_", " ")
             rows.append((name, f"{other['test_error_percent']:.2f}%", "-"))
@@ -200,7 +198,7 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
             f"--config.label_seed={options.resolved_label_seed}"
         )
         if options.label_file is not None:
-            command += f" --config.label_file={options.label_file}"
+            command += " " + shlex.quote(f"--config.label_file={options.resolved_label_file}")
         return (
             "<p>No baseline on the same labels lies beside this run. To have them here, run "
             f"<code>{escape(command)}</code> with a <code>--workdir</code> beside this folder.</p>"

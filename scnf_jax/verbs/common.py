@@ -1,7 +1,7 @@
 """What verbs share: a trained model, a user's objects, where results go."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,14 +82,21 @@ def input_objects(engine: Engine, path: str | None) -> Objects:
     return Objects(dataset.test_x, names, dataset.test_y, run.event_shape, run.num_levels, field)
 
 
-def output_path(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:
+def output_path(
+    arguments: argparse.Namespace, engine: Engine, default: str, suffixes: Sequence[str] = ()
+) -> Path:
     """Where a result goes: ``--output``, or a name in the run folder; its folder is made.
 
     Raises:
-      ValueError: where that folder cannot be made.
+      ValueError: where that folder cannot be made, or the name ends in none of the suffixes.
     """
     path = Path(arguments.output).expanduser() if arguments.output else engine.run.folder / default
-    return made(path.parent, "output") / path.name
+    path = made(path.parent, "output") / path.name
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(
+            f"output: expected a name that ends in {' or '.join(suffixes)}, got {path.name}"
+        )
+    return path
 
 
 def output_folder(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:

@@ -154,9 +154,7 @@ def _add_obfuscate(parser: argparse.ArgumentParser) -> None:
 def _obfuscate(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
     objects = input_objects(engine, arguments.input)
-    path = output_path(arguments, engine, "")
-    if path.suffix != ".npz":
-        raise ValueError(f"output: expected a name that ends in .npz, got {path.name}")
+    path = output_path(arguments, engine, "", [".npz"])
     x = objects.all()
     label = engine.labels(x, arguments.labels, objects.y)
     hidden = hide(engine, x, label)
@@ -182,9 +180,7 @@ def _restore(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
     hidden = _read_hidden(arguments.input)
     label = _restored_labels(arguments, len(hidden.z_h), engine.run.num_classes)
-    path = output_path(arguments, engine, "")
-    if path.suffix != ".npz":
-        raise ValueError(f"output: expected a name that ends in .npz, got {path.name}")
+    path = output_path(arguments, engine, "", [".npz"])
     x = restore(engine, hidden, label)
     write_arrays(path, x=x, y=label)
     drawn = hidden.z_aux.shape[1] == 0 and latent_shapes(engine).z_aux

@@ -55,15 +55,12 @@ def _suggest(arguments: argparse.Namespace) -> str:
             "suggest: expected a run without validation objects, since the rows of a label file "
             f"count all train objects; got validation_size {options.validation_size}"
         )
-    path = output_path(arguments, engine, "suggested.csv")
-    if path.suffix != ".csv":
-        raise ValueError(f"output: expected a name that ends in .csv, got {path.name}")
+    path = output_path(arguments, engine, "suggested.csv", [".csv"])
     dataset = run_dataset(engine.run)
-    labels = seen_labels(options, dataset, engine.run.folder)
     earlier = given_answers(options, dataset, engine.run.folder)
     if path.exists():  # of an earlier call: what was answered there has not to be asked again
-        earlier |= read_answers(path, len(labels), dataset.num_classes)
-        labels[list(earlier)] = list(earlier.values())
+        earlier |= read_answers(path, len(dataset.train_y), dataset.num_classes)
+    labels = seen_labels(options, dataset, earlier)
     rows = _candidates(labels, arguments.max_train)
     x = take(dataset.train_x, rows)
     scores = engine.scores(x)

@@ -118,9 +118,7 @@ def _write(
     rows: Callable[[Scores], list[np.ndarray]],
 ) -> str:
     """Scores a batch after the other and writes each before the next is read."""
-    path = output_path(arguments, engine, "")
-    if path.suffix not in (".csv", ".npz"):
-        raise ValueError(f"output: expected a name that ends in .csv or .npz, got {path.name}")
+    path = output_path(arguments, engine, "", [".csv", ".npz"])
     write = _write_csv if path.suffix == ".csv" else _write_npz
     with replacing(path) as temporary:
         write(temporary, columns, _batches(engine, objects, rows))
