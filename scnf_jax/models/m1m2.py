@@ -86,30 +86,28 @@ def m1m2(
         "inference": MLP(2 * latent_dim, (m2_hidden,), jax.nn.softplus),
         "generator": MLP(2 * latent_dim, (m2_hidden,), jax.nn.softplus),
     }
-    seen = {
-        "encoder": size,
-        "decoder": latent_dim,
-        "classifier": latent_dim,
-        "inference": latent_dim + num_classes,
-        "generator": latent_dim + num_classes,
-    }
     m2_names = ("classifier", "inference", "generator")
 
     def init(key: Array, x: Array) -> Params:
-        keys = jax.random.split(key, len(nets))
-        params = {
-            name: nets[name].init(net_key, jnp.zeros((1, seen[name]), x.dtype))
-            for (name, net_key) in zip(nets, keys, strict=True)
-        }
+        keys = dict(zip(nets, jax.random.split(key, len(nets)), strict=True))
+
+        def init_net(name: str) -> Params:
+            seen = jnp.zeros((1, size if name == "encoder" else latent_dim), x.dtype)
+            label = jnp.zeros((1, num_classes), x.dtype)
+            return nets[name].init(
+                keys[name], seen, label if name in ("inference", "generator") else None
+            )
+
+        params = {name: init_net(name) for name in nets}
         return {
             "m1": {name: params[name] for name in ("encoder", "decoder")},
             "m2": {name: params[name] for name in m2_names},
             "spread": jnp.zeros(latent_dim, x.dtype),
         }
 
-    def run(params: Params, name: str, x: Array) -> Array:
+    def run(params: Params, name: str, x: Array, label: Array | None = None) -> Array:
         group = params["m2"] if name in m2_names else params["m1"]
-        return nets[name].apply(group[name], x)
+        return nets[name].apply(group[name], x, label)
 
     def posterior(params: Params, x: Array) -> tuple[Array, Array]:
         mean, log_variance = jnp.split(run(params, "encoder", x.reshape(x.shape[0], size)), 2, -1)
@@ -140,13 +138,10 @@ def m1m2(
     def m2_bounds(params: Params, noise: Array, z_1: Array) -> Array:
         """``L(z_1, y = k) [batch, K]``, with noise ``[batch, K, latent_dim]``."""
 
-        def under(one_hot: Array, noise: Array) -> Array:
-            y = jnp.broadcast_to(one_hot, (z_1.shape[0], num_classes))
-            inferred = run(params, "inference", jnp.concatenate([z_1, y], -1))
-            mean, log_variance = jnp.split(inferred, 2, -1)
+        def under(label: Array, noise: Array) -> Array:
+            mean, log_variance = jnp.split(run(params, "inference", z_1, label), 2, -1)
             z_2 = _sample(noise, mean, log_variance)
-            generated = run(params, "generator", jnp.concatenate([z_2, y], -1))
-            z_mean, z_log_variance = jnp.split(generated, 2, -1)
+            z_mean, z_log_variance = jnp.split(run(params, "generator", z_2, label), 2, -1)
             log_normal = -0.5 * (
                 math.log(2 * math.pi)
                 + z_log_variance
@@ -155,7 +150,7 @@ def m1m2(
             kept = jnp.where(active(params), log_normal, 0.0)
             return jnp.sum(kept, -1) - _divergence(mean, log_variance) - math.log(num_classes)
 
-        classes = jnp.eye(num_classes, dtype=z_1.dtype)
+        classes = jnp.eye(num_classes, dtype=z_1.dtype)[:, None]
         return jax.vmap(under, in_axes=(0, 1), out_axes=1)(classes, noise)
 
     def m2_loss(
