@@ -1,5 +1,6 @@
 """A trained model on many objects: batches of one size, so that one compilation serves all."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scnf_jax import parallel
 from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.data.batches import joined, padded, slices
 from scnf_jax.loading import LoadedRun
@@ -17,6 +19,7 @@ from scnf_jax.models import StackedVAE
 from scnf_jax.scnf import Latents, SemiConditionalFlow
 
 LABEL_CHOICES = ("likely", "sampled", "given")
+_BAR_AFTER = 5.0  # seconds
 
 
 class Scores(NamedTuple):
@@ -103,8 +106,20 @@ class Engine:
         return self.flow.encode(params, self._objects(x, rows), label)
 
     def batches(self, num: int) -> Iterator[slice]:
-        """Consecutive slices of at most ``batch_size`` rows."""
-        return slices(num, self.batch_size)
+        """Consecutive slices of at most ``batch_size`` rows.
+
+        On a terminal a bar shows how far it has come, where that takes longer than five seconds.
+        """
+        if not (parallel.is_first() and sys.stderr.isatty()):
+            yield from slices(num, self.batch_size)
+            return
+        from tqdm import tqdm
+
+        settings = {"unit": "object", "delay": _BAR_AFTER, "leave": False, "dynamic_ncols": True}
+        with tqdm(total=num, **settings) as bar:
+            for part in slices(num, self.batch_size):
+                yield part
+                bar.update(part.stop - part.start)
 
     def _run(self, function: Callable[..., Any], *arrays: Any) -> Any:
         """Applies a function of rows to one batch, padded to ``batch_size``."""

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import scnf_jax
-from scnf_jax import runs
+from scnf_jax import inference, runs
 from scnf_jax.__main__ import main
 from scnf_jax.data import load_dataset
 from scnf_jax.data.files import read_png, write_png
@@ -199,6 +199,19 @@ def test_labels_to_encode_under(run: Path) -> None:
     sampled = engine.labels(x, "sampled")
     assert sampled.shape == (40,)
     assert (sampled != likely).any()  # an untrained posterior is far from certain
+
+
+def test_a_long_pass_shows_a_bar_on_a_terminal_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inference, "_BAR_AFTER", 0.0)
+    engine = Engine(scnf_jax.load_run(run), batch_size=16)
+    whole = [slice(0, 16), slice(16, 32), slice(32, 40)]
+    assert list(engine.batches(40)) == whole
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert list(engine.batches(40)) == whole
+    assert "/40 " in capsys.readouterr().err
 
 
 def test_an_overflow_of_the_inverse_is_said(run: Path) -> None:
