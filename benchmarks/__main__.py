@@ -73,8 +73,9 @@ def page(folder: Path) -> str:
     head = (
         "# Performance\n\n"
         "Written by `python -m benchmarks --write` from the records in `docs/performance/`. Times\n"
-        "are medians after a warm-up, of calls whose results were waited for; what a row compares\n"
-        "took turns in one run. Ratios carry over to other machines better than seconds do.\n"
+        "are medians after a warm-up, of calls whose results were waited for (of huge pages: the\n"
+        "faster of two turns); what a row compares took turns in one run. Ratios carry over to\n"
+        "other machines better than seconds do.\n"
     )
     records = [
         json.loads((folder / f"{name}.json").read_text())

@@ -4,7 +4,7 @@
 
 ROW is ``glow_sgd``, ``glow_em``, ``glow_em_clf``, ``gmm_sgd``, ``gmm_em``, ``gmm_em_clf`` or
 ``m1m2``: 100 labels of 1,297 real 8x8 scans, no augmentation, the paper's network with
-narrower and shallower conditioners. 1 to 2 minutes a row on one core, start included. Expect, as
+narrower and shallower conditioners. Half a minute to four minutes of training a row. Expect, as
 means of label draws 0-4, 14-16% error for the GLOW rows, 22-32% for the GMM rows (the paper, too,
 has GLOW ahead), 17% for ``m1m2``, and 2.16-2.18 bits/dim; docs/RESULTS.md has every run.
 """

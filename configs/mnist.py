@@ -4,10 +4,11 @@
     python train.py --config=configs/mnist.py:small
     python train.py --config=configs/mnist.py:density
 
-55 minutes on two cores. Expect 2.2-2.4% test error and 1.6 bits/dim (measured with label draws 2
-and 3: 2.27% both). ``:density`` learns from the labels of the run in ``runs/mnist-SEED``, in 100
-minutes more on one core (draws 2 and 3: 2.34% and 1.057, 2.63% and 1.052). ``:small`` takes 45
-minutes on one core, for 2.2-2.4% and 1.7 bits/dim (draws 0-3: 2.20, 2.37, 2.33, 2.30%).
+The third needs the first to have finished. 55 minutes on two cores. Expect 2.2-2.4% test error and
+1.6 bits/dim (measured with label draws 2 and 3: 2.27% both). ``:density`` learns from the labels
+of the run in ``runs/mnist-SEED``, in 100 minutes more on one core (draws 2 and 3: 2.34% and 1.057,
+2.63% and 1.052). ``:small`` takes 45 minutes on one core, for 2.2-2.4% and 1.7 bits/dim (draws
+0-3: 2.20, 2.37, 2.33, 2.30%).
 """
 
 from ml_collections import ConfigDict

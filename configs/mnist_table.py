@@ -3,8 +3,8 @@
     python train.py --config=configs/mnist_table.py:ROW
 
 ROW is ``glow_sgd``, ``glow_em``, ``glow_em_clf``, ``gmm_sgd``, ``gmm_em``, ``gmm_em_clf`` or
-``m1m2``. A flow's row is 500 epochs, 2.5e17 floating-point operations: hours on a fast
-accelerator, months on 2 cores. The state is saved every 1,000 steps and the same command
+``m1m2``. A flow's row is 500 epochs, 2.7e17 floating-point operations: hours on a fast
+accelerator, a month on 2 cores. The state is saved every 1,000 steps and the same command
 resumes, so a row may be trained in slices. To expect are the paper's figures, such as 1.9%
 and 1.145 bits/dim for ``glow_sgd``; docs/RESULTS.md says which rows were run on this code.
 

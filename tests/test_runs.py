@@ -137,6 +137,9 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     np.savez(path, **(arrays | {"x_train": x[1:], "y_train": arrays["y_train"][1:]}))
     with pytest.raises(ValueError, match="num_train: 40 there, 39 now"):
         runs.prepare(config, folder)
+    np.savez(path, **(arrays | {"x_train": x + 1}))
+    with pytest.raises(ValueError, match=r"other data \(train_fingerprint: "):
+        runs.prepare(config, folder)
     assert (folder / "config.json").read_text() == before
     np.savez(path, **arrays)
     assert runs.train(runs.prepare(config, folder)) == summary

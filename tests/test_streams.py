@@ -49,6 +49,7 @@ def test_a_folder_is_read_whole_or_left_on_disk(folder: Path) -> None:
     assert on_disk.event_shape == (8, 8, 1)
     rows = np.array([5, 0, 5])
     np.testing.assert_array_equal(on_disk.train_x.take(rows), in_memory.train_x[rows])
+    assert on_disk.description == in_memory.description
     # 83 kB stay in memory unless they are told not to.
     assert isinstance(load_dataset(str(folder), stream=None).train_x, np.ndarray)
 

@@ -52,18 +52,18 @@ class Dataset(NamedTuple):
     def description(self) -> dict[str, Any]:
         """What a run folder records: what a model is built from, and which data these are.
 
-        ``fingerprint`` is the CRC-32 of all labels and of the test objects; train objects may be
-        on disk, and are counted alone.
+        ``fingerprint`` is the CRC-32 of all labels and of the test objects, ``train_fingerprint``
+        that of 1,000 train objects, which may be on disk, at even distances.
         """
         fields = ("event_shape", "num_classes", "num_levels")
-        fingerprint = 0
-        for array in (self.train_y, self.test_y, self.test_x):
-            fingerprint = zlib.crc32(np.ascontiguousarray(array).data, fingerprint)
+        num = len(self.train_y)
+        some = take(self.train_x, np.linspace(0, num - 1, min(num, 1000)).astype(int))
         return {
             **{field: getattr(self, field) for field in fields},
-            "num_train": len(self.train_y),
+            "num_train": num,
             "num_test": len(self.test_y),
-            "fingerprint": f"{fingerprint:08x}",
+            "fingerprint": _crc32(self.train_y, self.test_y, self.test_x),
+            "train_fingerprint": _crc32(some),
         }
 
     def draw_labels(
@@ -89,6 +89,13 @@ class Dataset(NamedTuple):
         for row, label in (answers or {}).items():
             labels[row] = label
         return labels if num_labelled else mask_labels(labels, None, seed, self.num_classes)
+
+
+def _crc32(*arrays: np.ndarray) -> str:
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array).data, value)
+    return f"{value:08x}"
 
 
 def load_dataset(name: str, validation_size: int = 0, stream: bool | None = False) -> Dataset:
@@ -301,7 +308,7 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
     except (AssertionError, OSError, NotImplementedError) as error:
         raise ValueError(
             f"dataset: {name!r} is not prepared in {builder.data_path} as array_record; run: "
-            f"pip install 'scnf_jax[prepare]' && python -c \"import tensorflow_datasets as tfds; "
+            f"pip install -e '.[prepare]' && python -c \"import tensorflow_datasets as tfds; "
             f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\" "
             f"(with TFDS_DATA_DIR set to the folder you want). TFDS said: "
             f"{str(error).splitlines()[0]}"

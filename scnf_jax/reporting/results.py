@@ -246,7 +246,10 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
         "file a run. Mean ± standard deviation over seeds; a seed decides which labels stay, and",
         "all randomness of training. Bits/dim are exact, on unaugmented test objects with one draw",
         "of the dequantisation noise. The columns headed *paper* are what Atanov et al. published",
-        "for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no density.",
+        "for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no density. Where",
+        "notes name `runs/NAME-{seed}`, that run goes first, with this folder as its `--workdir`.",
+        "Cores are those that a run might use; records from before 27 November 2026 have those of",
+        "the machine.",
     ]
     for title, rows in SECTIONS.items():
         lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]

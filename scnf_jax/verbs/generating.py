@@ -146,7 +146,7 @@ def _add_obfuscate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-aux",
         action="store_true",
-        help="leave out z_aux: nothing but z_h is published, and objects cannot be restored",
+        help="leave out z_aux: z_h alone is published, objects come back with another z_aux",
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="a .npz")
 
