@@ -46,6 +46,26 @@ def given_answers(options: LabelOptions, dataset: Dataset, folder: Path) -> dict
     return given
 
 
+def kept_answers(options: LabelOptions, dataset: Dataset, folder: Path) -> dict[int, int]:
+    """The answers that the run in a folder was begun with, whatever its label file holds by now.
+
+    Args:
+      options: of that run.
+      dataset: that the rows count.
+      folder: of the run, or of its export.
+
+    Returns:
+      As :func:`given_answers`.
+
+    Raises:
+      ValueError: where they are damaged, or neither kept there nor in the label file.
+    """
+    saved = folder / _FILE
+    if saved.exists():
+        return read_answers(saved, len(dataset.train_y), dataset.num_classes)
+    return given_answers(options, dataset, folder)
+
+
 def seen_labels(options: LabelOptions, dataset: Dataset, answers: Mapping[int, int]) -> np.ndarray:
     """The train labels that a run sees; see :meth:`~scnf_jax.data.Dataset.draw_labels`."""
     return dataset.draw_labels(options.num_labelled, options.resolved_label_seed, answers)
@@ -56,3 +76,12 @@ def keep_answers(folder: Path, answers: Mapping[int, int]) -> None:
     if answers:
         lines = [f"{row},{label}\n" for row, label in answers.items()]
         write_text(folder / _FILE, "".join(["row,label\n", *lines]))
+
+
+def copy_answers(source: Path, folder: Path) -> list[Path]:
+    """Copies the answers that a run keeps into another folder; the file, where there is one."""
+    saved = source / _FILE
+    if not saved.exists():
+        return []
+    write_text(folder / _FILE, saved.read_text())
+    return [folder / _FILE]

@@ -18,6 +18,7 @@ from scnf_jax.folders import (
     write_settings,
     write_text,
 )
+from scnf_jax.labels import copy_answers
 from scnf_jax.losses import Model
 from scnf_jax.models import build_model
 from scnf_jax.settings import RunOptions, parse_config
@@ -165,6 +166,9 @@ def export_folder(run: LoadedRun, folder: str | os.PathLike[str]) -> Path:
 def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> list[Path]:
     """Writes a model to share: ``model.safetensors``, ``config.json``, ``README.md``.
 
+    A run with a ``label_file`` has ``answers.csv`` copied, too, so that what needs to know the
+    labels that the model has seen works on the export.
+
     :func:`load_run` on that folder gives the same parameters, bit for bit.
 
     Args:
@@ -195,4 +199,5 @@ def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> lis
     except SafetensorError as error:
         raise ValueError(f"output: {path / WEIGHTS} could not be written ({error})") from None
     write_text(path / "README.md", card)
-    return [path / name for name in (WEIGHTS, "config.json", "README.md")]
+    written = [path / name for name in (WEIGHTS, "config.json", "README.md")]
+    return written + copy_answers(run.folder, path)

@@ -11,7 +11,7 @@ from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.data import Dataset, take
 from scnf_jax.folders import replacing
 from scnf_jax.inference import Engine
-from scnf_jax.labels import given_answers, seen_labels
+from scnf_jax.labels import kept_answers, seen_labels
 from scnf_jax.loading import load_run
 from scnf_jax.metrics import margins
 from scnf_jax.settings import RunOptions
@@ -102,7 +102,7 @@ def add_pseudo_labels(
                 f"pseudo_labels: expected a run on the same labels, got {source} with "
                 f"{name.removeprefix('resolved_')} {theirs!r}, not {ours!r}"
             )
-    answers = given_answers(run.options, dataset, run.folder)
+    answers = kept_answers(run.options, dataset, run.folder)
     if not np.array_equal(seen_labels(run.options, dataset, answers), labels):
         raise ValueError(
             f"pseudo_labels: expected a run on the same labels, got {source} with other ones from "

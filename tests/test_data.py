@@ -95,8 +95,10 @@ def test_bad_masks(labels: list[int], num_labelled: int | None, message: str) ->
         "\ufeffRow;Label;guess\r\n0;1;9\r\n2;;9\r\n3;0;9\r\n",
         "row\tlabel\n0\t1\n3\t0\n",
         "row,label\n0,1.0\n2\n3,0.0\n",
+        '"","row","label"\n"1",0,1\n"2",3,0\n',
+        'row,label,"what; why"\n0,1,"a; b"\n3,0,\n',
     ],
-    ids=["by commas", "by a spreadsheet", "by tabs", "by pandas"],
+    ids=["by commas", "by a spreadsheet", "by tabs", "by pandas", "by R", "with remarks"],
 )
 def test_answers_that_people_write(tmp_path: Path, text: str) -> None:
     path = tmp_path / "answers.csv"
@@ -133,6 +135,7 @@ def test_answers_can_give_a_class_its_first_label() -> None:
         ("row,label\n0,2\n", r"line 2: expected a label in 0\.\.1, got '2'"),
         ("row,label\n\n\n0,six\n", r"line 4: expected a label in 0\.\.1, got 'six'"),
         ("row,label\n0,0.5\n", r"line 2: expected a label in 0\.\.1, got '0.5'"),
+        ("label,row\n1\n", r"line 2: expected a row in 0\.\.2, got ''"),
         ("row,label\n0,1\n0,0\n", "line 3: row 0 has label 0, and 1 above"),
     ],
 )
@@ -208,6 +211,10 @@ def test_bad_npz(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got a damaged one"):
         load_dataset(str(path))
     x = np.zeros((2, 4, 4), np.uint8)
+    far = np.array([0, 2**32])
+    np.savez(path, x_train=x, y_train=far, x_test=x, y_test=np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"y_train: expected labels 0..K-1.*; got 4294967296"):
+        load_dataset(str(path))
     np.savez(path, x_train=x, y_train=np.full(2, -1), x_test=x, y_test=np.zeros(2, int))
     with pytest.raises(ValueError, match="y_train: expected at least one known label"):
         load_dataset(str(path))

@@ -201,6 +201,18 @@ def test_labels_to_encode_under(run: Path) -> None:
     assert (sampled != likely).any()  # an untrained posterior is far from certain
 
 
+def test_a_run_loads_and_trains_where_float64_is_on(run: Path, tmp_path: Path) -> None:
+    views = {"augment": {"shift": 1.0, "elastic": 1.0}}
+    weights = {"objective": CONFIG["objective"] | {"consistency_weight": 1.0}}
+    with jax.enable_x64(True):
+        assert scnf_jax.load_run(run).step == 20
+        summary = runs.train(runs.prepare(CONFIG | views | weights, tmp_path / "run"))
+        saved = scnf_jax.load_run(tmp_path / "run")
+    assert summary["status"] == "finished"
+    again = scnf_jax.load_run(tmp_path / "run")
+    assert jax.tree.leaves(again.params)[0].dtype == jax.tree.leaves(saved.params)[0].dtype
+
+
 def test_a_long_pass_shows_a_bar_on_a_terminal_alone(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -326,6 +338,7 @@ def test_export_and_back_bit_for_bit(
         (["obfuscate", "--input={unlabelled}", "--labels=given", "--output=x.npz"], "got none"),
         (["obfuscate", "--input={scans}", "--output=x.csv"], "ends in .npz"),
         (["relabel", "--input={unlabelled}", "--labels=given"], "got none"),
+        (["relabel", "--output={tmp}/t0.8"], "ends in .png"),
         (["relabel", "--count=0"], "count: expected an integer >= 1"),
         (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
@@ -433,6 +446,13 @@ def test_suggestions_are_answered_and_trained_on(
     path.write_text(f"row,label\n{answered[0]['row']},{answered[0]['label']}\n")
     with pytest.raises(ValueError, match=r"other labels than the run in .*answers.csv"):
         runs.prepare(config, folder)
+    shared = tmp_path / "shared"
+    say(capsys, "export", folder, f"--output={shared}")
+    for asked in (folder, shared):  # what the run has seen counts, not what the file holds by now
+        say(capsys, "suggest", asked, "--count=6", f"--output={asked}/new.csv")
+        assert [line["row"] for line in read_csv(asked / "new.csv")[6:]] == [
+            line["row"] for line in answered
+        ]
     path.unlink()
     np.testing.assert_array_equal(runs.prepare(config, folder).labels, experiment.labels)
     with pytest.raises(ValueError, match="label_file: expected a CSV, got .*No such file"):

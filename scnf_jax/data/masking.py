@@ -71,16 +71,15 @@ def read_answers(path: Path, num: int, num_classes: int) -> dict[int, int]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             head = stream.readline()
-            separator = next((mark for mark in ";\t" if mark in head), ",")
-            names = [name.strip().lower() for name in head.split(separator)]
+            names, separator = _columns(head)
             if not {"row", "label"} <= set(names):
                 raise ValueError(
                     f"label_file: {path}, line 1: expected the columns row and label, got "
                     f"{head.strip()!r}"
                 )
-            lines = csv.DictReader(stream, names, delimiter=separator)
+            lines = csv.DictReader(stream, names, delimiter=separator, restval="")
             for line in lines:
-                if not (line["label"] or "").strip():
+                if not line["label"].strip():
                     continue
                 where = f"label_file: {path}, line {lines.line_num + 1}"
                 row = _integer(where, "row", line["row"], num)
@@ -92,6 +91,15 @@ def read_answers(path: Path, num: int, num_classes: int) -> dict[int, int]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"label_file: expected a CSV, got {path} ({error})") from None
     return given
+
+
+def _columns(head: str) -> tuple[list[str], str]:
+    """Names in the first line of a CSV, and the mark that stands between them."""
+    for mark in ",;\t":
+        names = [name.strip().lower() for name in next(csv.reader([head], delimiter=mark), [])]
+        if "row" in names:
+            return names, mark
+    return [], ","
 
 
 def _integer(where: str, column: str, text: str, end: int) -> int:

@@ -257,6 +257,12 @@ def _from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Dataset:
     arrays = arrays | {key: _as_objects(arrays[key]) for key in ("x_train", "x_test")}
     for key in ("y_train", "y_test"):
         if np.issubdtype(arrays[key].dtype, np.integer):
+            most = max(len(arrays["y_train"]), 1)  # every class has a label there
+            for label in arrays[key][(arrays[key] < -1) | (arrays[key] >= most)][:1]:
+                raise ValueError(
+                    f"{name}: {key}: expected labels 0..K-1, or -1 for not known, of at most "
+                    f"{most} classes; got {label}"
+                )
             arrays[key] = _as_labels(arrays[key])
     labels = arrays["y_train"]
     if labels.dtype == np.int32 and labels.size and labels.max() < 0:

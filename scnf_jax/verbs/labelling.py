@@ -12,7 +12,7 @@ from scnf_jax.analysis.obfuscation import flat
 from scnf_jax.analysis.suggestions import Suggestions, suggest
 from scnf_jax.data import at_most, read_answers, take
 from scnf_jax.folders import replacing
-from scnf_jax.labels import given_answers, seen_labels
+from scnf_jax.labels import kept_answers, seen_labels
 from scnf_jax.reporting.pictures import drawable, plot_grid
 from scnf_jax.verbs.common import (
     Verb,
@@ -57,7 +57,7 @@ def _suggest(arguments: argparse.Namespace) -> str:
         )
     path = output_path(arguments, engine, "suggested.csv", [".csv"])
     dataset = run_dataset(engine.run)
-    earlier = given_answers(options, dataset, engine.run.folder)
+    earlier = kept_answers(options, dataset, engine.run.folder)
     if path.exists():  # of an earlier call: what was answered there has not to be asked again
         earlier |= read_answers(path, len(dataset.train_y), dataset.num_classes)
     labels = seen_labels(options, dataset, earlier)
