@@ -1,6 +1,7 @@
 """Trains a semi-conditional normalizing flow: ``python train.py --config=configs/digits.py``."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -106,16 +107,14 @@ def main(argv: list[str]) -> None:
 
 def _command() -> str:
     """What was typed, but for the folder and for what differs between a job's processes."""
-    left_out = ("workdir", "config.distributed")
-    arguments = iter(sys.argv[1:])
-    kept = []
-    for argument in arguments:
-        name, given, _ = argument.lstrip("-").partition("=")
-        if name not in left_out:
-            kept.append(argument)
-        elif not given:
-            next(arguments, None)
-    return shlex.join(["python", "train.py", *kept])
+    given: list[str] = []
+    for argument in sys.argv[1:]:
+        if re.match(r"--?[A-Za-z]", argument):
+            given.append("--" + argument.lstrip("-"))
+        else:  # `--flag value`, which is `--flag=value`
+            given[-1] += f"={argument}"
+    left_out = re.compile(r"--(workdir|config\.distributed)(=|$)")
+    return shlex.join(["python", "train.py", *(word for word in given if not left_out.match(word))])
 
 
 def _report(summary: Mapping[str, Any], folder: object) -> None:

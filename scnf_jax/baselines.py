@@ -100,9 +100,9 @@ def run_baseline(
         warnings.simplefilter("ignore", FutureWarning)
         data = dataset.description
         check_same_run(path, plain, dict, data)
+        classifier.fit(train_x[known], labels[known])  # first: scikit-learn checks settings here
         write_settings(path, Settings(plain, data, command))
         keep_answers(path, answers)
-        classifier.fit(train_x[known], labels[known])
         summary = {
             "status": "finished",
             "dataset": options.dataset,

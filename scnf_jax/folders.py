@@ -81,7 +81,9 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Writes ``config.json``."""
+    """Writes ``config.json``; where no command is given, one that is there stays."""
+    if not settings.command and (folder / "config.json").exists():
+        settings = settings._replace(command=read_settings(folder).command)
     write_json(folder / "config.json", settings._asdict())
 
 

@@ -175,6 +175,13 @@ def test_a_baseline_writes_a_run_folder(tmp_path: Path) -> None:
     assert 4 < summary["test_error_percent"] < 12
 
 
+def test_a_baseline_with_a_wrong_value_leaves_its_folder_free(tmp_path: Path) -> None:
+    config = {"dataset": "digits", "num_labelled": 100, "baseline": {"name": "supervised_svc"}}
+    with pytest.raises(ValueError, match="'C' parameter"):
+        run_baseline(config | {"baseline": {"name": "supervised_svc", "C": -1.0}}, tmp_path)
+    assert run_baseline(config, tmp_path)["status"] == "finished"
+
+
 @pytest.mark.parametrize(
     ("baseline", "message"),
     [({"name": "label_spredding"}, "label_spreading"), ({"name": "supervised_svc", "c": 1}, "'c'")],

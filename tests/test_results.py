@@ -149,7 +149,7 @@ def test_every_row_has_a_config(config: str) -> None:
     assert f"python train.py --config={path}" in str(module.__doc__)
 
 
-@pytest.mark.parametrize("case", ["no run", "damaged", "nothing", "no command"])
+@pytest.mark.parametrize("case", ["no run", "damaged", "nothing", "no command", "export"])
 def test_bad_input_is_one_line_and_exit_code_2(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +162,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (records / "a.json").write_text("{")
     elif case == "no command":
         arguments.append(str(make_run(tmp_path / "a", "", 0, status="finished")))
+    elif case == "export":
+        arguments.append(str(make_run(tmp_path / "a", COMMAND, 0)))
+        (tmp_path / "a" / "model.safetensors").touch()
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("scnf_jax: ")

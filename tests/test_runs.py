@@ -341,6 +341,28 @@ def test_bad_commands_say_one_line(arguments: list[str], message: str) -> None:
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--config=configs/moons.py --workdir=runs/a --config.seed=1 --config.model.x=-1",
+        "--config configs/moons.py --workdir runs/a --config.seed 1 --config.model.x -1",
+        "-config=configs/moons.py -config.distributed auto --config.seed=1 --config.model.x=-1",
+    ],
+)
+def test_a_command_is_recorded_in_one_form(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train
+
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed.split()])
+    expected = "python train.py --config=configs/moons.py --config.seed=1 --config.model.x=-1"
+    assert train._command() == expected
+
+
+def test_a_recorded_command_outlives_a_call_without_one(tmp_path: Path) -> None:
+    for command in ("python train.py --config=configs/moons.py", ""):
+        runs.prepare(TINY, tmp_path, command)
+    assert folders.read_settings(tmp_path).command == "python train.py --config=configs/moons.py"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scnf_jax.folders import made, read_settings, write_json, write_text
+from scnf_jax.loading import WEIGHTS
 from scnf_jax.reporting.log import read_metrics
 
 
@@ -84,9 +85,13 @@ def collect(run: Path) -> dict[str, Any]:
       ``unfinished``, and the error and step of its last evaluation.
 
     Raises:
-      ValueError: where the folder holds no run.
+      ValueError: where the folder holds no run, but an exported model, say.
     """
     settings = read_settings(run)
+    if (run / WEIGHTS).exists():
+        raise ValueError(
+            f"{run}: expected a run folder, got an exported model, which has no result"
+        )
     path = run / "summary.json"
     if path.exists():
         record = json.loads(path.read_text())

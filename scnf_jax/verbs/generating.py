@@ -119,8 +119,8 @@ def _relabel(arguments: argparse.Namespace) -> str:
     choice = arguments.labels or ("likely" if given is None else "given")
     label = engine.labels(x, choice, given)
     grid = relabelled(engine, x, label)
-    path = output_path(arguments, engine, "relabelled.png")
-    picture, arrays = path.with_suffix(".png"), path.with_suffix(".npz")
+    picture = output_path(arguments, engine, "relabelled.png", [".png"])
+    arrays = picture.with_suffix(".npz")
     plot_grid(
         picture,
         np.concatenate([x[None], grid]),
