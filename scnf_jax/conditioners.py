@@ -7,6 +7,7 @@ in its first layer, so that ``W_x x`` is computed once when labels are vmapped, 
 starts its last layer at zero.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -157,7 +158,7 @@ class Conv3x3(nn.Module):
       features: output channels.
       padding: ``zeros`` or ``reflect``.
       kernel_init: of ``kernel [3, 3, C, features]``.
-      dtype: of the computation.
+      dtype: of the computation; parameters are float32.
     """
 
     features: int
@@ -169,8 +170,10 @@ class Conv3x3(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Convolves ``x [batch, H, W, C]``."""
         channels = x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (3, 3, channels, self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        kernel = self.param(
+            "kernel", self.kernel_init, (3, 3, channels, self.features), jnp.float32
+        )
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if jax.default_backend() == "cpu":
             return _one_product(x, kernel, self.padding) + bias
@@ -208,8 +211,10 @@ def _one_product(x: Array, kernel: Array, padding: Padding) -> Array:
 
     for axis in joined:
         x = jnp.concatenate(shifted(x, axis), -1)
-    y = x.reshape(-1, x.shape[-1]) @ kernel.transpose(order).reshape(x.shape[-1], -1)
-    y = y.reshape(*x.shape[:3], -1)
+    y = x.reshape(math.prod(x.shape[:3]), x.shape[-1]) @ kernel.transpose(order).reshape(
+        x.shape[-1], -1
+    )
+    y = y.reshape(*x.shape[:3], y.shape[-1])
     for axis in added:
         parts = [jnp.split(view, 3, -1)[by] for by, view in enumerate(shifted(y, axis))]
         y = parts[0] + parts[1] + parts[2]

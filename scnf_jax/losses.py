@@ -208,6 +208,12 @@ def make_loss(
         raise ValueError(f"augment: noise is of vectors; for images set {', '.join(_MOVES)}")
     if isinstance(model, StackedVAE):
         return _vae_loss(model, objective, augment, num_levels)
+    seen = augment.likelihood or objective.consistency_weight or objective.view_weight
+    if (augment.of_images or augment.noise) and not seen:
+        raise ValueError(
+            "augment: no term sees these views; set augment.likelihood=True, a weight "
+            "objective.consistency_weight or objective.view_weight, or all of augment to 0"
+        )
     return _flow_loss(model, objective, augment, num_levels, steps)
 
 
@@ -261,7 +267,7 @@ def _flow_loss(
     def view(key: Array, x: Array, changed: bool) -> Array:
         view_key, noise_key = jax.random.split(key)
         if changed and augment.noise:
-            x = x + augment.noise * jax.random.normal(view_key, x.shape)
+            x = x + augment.noise * jax.random.normal(view_key, x.shape, x.dtype)
         if changed and augment.of_images:
             bounds = {field: getattr(augment, field) for field in _MOVES}
             x = random_view(view_key, x, **bounds)

@@ -36,13 +36,13 @@ def error_percent(log_posterior: np.ndarray, labels: np.ndarray) -> float:
     """Share of objects whose most likely label is wrong, in percent.
 
     Args:
-      log_posterior: ``[N, K]``; a row that is not finite counts as wrong.
+      log_posterior: ``[N, K]``; a row with one that is not a number counts as wrong.
       labels: ``[N]``, all known.
 
     Returns:
       0 to 100.
     """
-    right = (np.argmax(log_posterior, -1) == labels) & np.isfinite(log_posterior).all(-1)
+    right = (np.argmax(log_posterior, -1) == labels) & ~np.isnan(log_posterior).any(-1)
     return 100.0 * (1.0 - float(right.mean()))
 
 
@@ -58,9 +58,14 @@ def margins(log_posterior: np.ndarray) -> np.ndarray:
     Returns:
       ``[N]``, at least 0.
 
+    Raises:
+      ValueError: where there is one label alone.
+
     Example:
       >>> margins(np.log([[0.9, 0.1], [0.5, 0.5]])).round(3).tolist()
       [2.197, 0.0]
     """
+    if log_posterior.shape[-1] < 2:
+        raise ValueError("margins: expected at least two labels to tell apart, got one")
     second, first = np.partition(log_posterior, -2, -1)[:, -2:].T
     return first - second

@@ -55,7 +55,7 @@ def expected_log_likelihood(
       Algorithm"; Atanov et al. 2019, section 3 (EM-SGD), https://arxiv.org/abs/1905.00505
     """
     q = jax.nn.softmax(jax.lax.stop_gradient(target_log_joint) / temperature, -1)
-    return jnp.where(label < 0, jnp.sum(q * log_joint, -1), select_label(log_joint, label))
+    return jnp.where(label < 0, _expectation(q, log_joint), select_label(log_joint, label))
 
 
 def cross_entropy(log_joint: Array, label: Array, temperature: float = 1.0) -> Array:
@@ -115,8 +115,13 @@ def consistency(
     q = jax.nn.softmax(sharpening * target, -1)
     log_posterior = jax.nn.log_softmax(log_joint / temperature, -1)
     sure = jnp.max(q, -1) >= confidence
-    unlabelled = jnp.where(sure, -jnp.sum(q * log_posterior, -1), 0.0)
+    unlabelled = jnp.where(sure, -_expectation(q, log_posterior), 0.0)
     return jnp.where(label < 0, unlabelled, cross_entropy(log_joint, label, temperature))
+
+
+def _expectation(q: Array, value: Array) -> Array:
+    """``sum_k q_k value_k``; what has no probability adds nothing, were it infinite."""
+    return jnp.sum(jnp.where(q > 0, q * value, 0.0), -1)
 
 
 def named_share(

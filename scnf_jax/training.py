@@ -348,11 +348,12 @@ def make_trainer(
             params=params,
             opt_state=opt_state,
             ema_params=ema_params,
-            em_params=em_params,
-            class_share=_SHARE_DECAY * state.class_share + (1 - _SHARE_DECAY) * named_share,
+            class_share=_SHARE_DECAY * state.class_share
+            + (1 - _SHARE_DECAY) * named_share.astype(jnp.float32),
         )
         new_state = _select(good, moved, state)._replace(
             step=state.step + 1,
+            em_params=em_params,  # a teacher that is due does not wait for another period
             skipped=state.skipped + jnp.where(good, 0, 1),
             skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
         )

@@ -107,6 +107,22 @@ def test_bfloat16_computes_low_and_keeps_parameters_high(name: str) -> None:
     assert float(jnp.abs(out - exact).max()) < 0.05 * float(jnp.abs(exact).max()) + 0.05
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parameters_are_float32_in_a_float64_program(name: str) -> None:
+    network, shape = NETWORKS[name]
+    with jax.enable_x64(True):
+        x = jax.random.normal(KEY, shape, jnp.float32)
+        params = network.init(KEY, x, jnp.ones((1, 4), jnp.float32))
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_empty_batch_stays_empty(name: str) -> None:
+    network, shape = NETWORKS[name]
+    params = network.init(KEY, jnp.zeros(shape))
+    assert network.apply(params, jnp.zeros((0, *shape[1:]))).shape == (0, *shape[1:-1], 6)
+
+
 def test_any_linen_module_fits() -> None:
     from scnf_jax import bijectors as bj
 

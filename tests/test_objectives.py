@@ -57,6 +57,16 @@ def test_consistency() -> None:
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+def test_a_label_that_cannot_be_adds_nothing() -> None:
+    log_joint, label = jnp.array([[0.5, -jnp.inf]]), jnp.array([-1])
+    for objective, expected in (
+        (lambda x: objectives.expected_log_likelihood(x, label, x)[0], 0.5),
+        (lambda x: objectives.consistency(x, x, label)[0], 0.0),
+    ):
+        np.testing.assert_allclose(objective(log_joint), expected, atol=1e-7)
+        assert bool(jnp.isfinite(jax.grad(objective)(log_joint)).all())
+
+
 def test_a_warm_e_step_is_softer_and_still_a_lower_bound() -> None:
     target, label = jnp.array([[0.0, -2.0]]), jnp.array([-1])
     for temperature in (1.0, 3.0):

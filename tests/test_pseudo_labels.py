@@ -31,6 +31,11 @@ def test_margins_tell_apart_what_probabilities_do_not() -> None:
     np.testing.assert_array_equal(surest_labels(log_posterior, 1 / 3), [-1, -1, 1])
 
 
+def test_one_label_alone_has_no_margin() -> None:
+    with pytest.raises(ValueError, match="at least two labels"):
+        surest_labels(np.zeros((3, 1)), 1.0)
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "teacher-0"

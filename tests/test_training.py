@@ -276,6 +276,18 @@ def test_a_bad_batch_leaves_the_state_as_it_was() -> None:
     assert (int(healthy.skipped), int(healthy.skipped_in_a_row)) == (1, 0)
 
 
+def test_a_bad_batch_does_not_put_off_a_teacher_that_is_due() -> None:
+    made, data = trainer(objective=ObjectiveOptions(name="em", refresh_every=2))
+    step = jax.jit(made.step)
+    state = made.init(data)
+    for _ in range(2):
+        state, _ = step(state, data)
+    due = state.params
+    state, _ = step(state, data._replace(x=jnp.full_like(data.x, jnp.nan)))
+    assert int(state.skipped) == 1
+    chex.assert_trees_all_equal(state.em_params, due)
+
+
 def test_seeds_share_a_compilation_and_nothing_else() -> None:
     made, data = trainer()
     other = make_data(X, Y, parallel.data_mesh(), seed=1)
@@ -395,6 +407,9 @@ def test_bad_options(options: type, changes: dict[str, Any], message: str) -> No
 def test_contradictions() -> None:
     with pytest.raises(ValueError, match="for them set noise"):
         trainer(augment=AugmentOptions(shift=1.0))
+    with pytest.raises(ValueError, match="augment: no term sees these views"):
+        trainer(augment=AugmentOptions(noise=0.1))
+    trainer(augment=AugmentOptions(noise=0.1), objective=ObjectiveOptions(view_weight=1.0))
     with pytest.raises(ValueError, match="labelled_fraction"):
         trainer(labelled_fraction=1.5)
     assert dataclasses.is_dataclass(AugmentOptions)

@@ -25,7 +25,7 @@ def dequantize(key: Array, x: Array, num_levels: int | None) -> Array:
     x = x.astype(jnp.float32)
     if num_levels is None:
         return x
-    noise = jax.random.uniform(key, x.shape)
+    noise = jax.random.uniform(key, x.shape, jnp.float32)
     # (v + U) rounds up to v + 1 in float32 for U next to 1; keep the top level below 1.
     return jnp.minimum((x + noise) / num_levels, 1.0 - jnp.finfo(jnp.float32).epsneg)
 
@@ -66,16 +66,16 @@ def random_view(
     """
     batch, height, width, _ = images.shape
     bounds = jnp.array([shift, shift, jnp.deg2rad(rotate), scale, scale, shear], jnp.float32)
-    amounts = jax.random.uniform(key, (batch, 6), minval=-1.0, maxval=1.0) * bounds
+    amounts = jax.random.uniform(key, (batch, 6), jnp.float32, -1.0, 1.0) * bounds
     whole_key, elastic_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
     whole = jax.random.randint(whole_key, (batch, 2), -translate, translate + 1)
     amounts = amounts.at[:, :2].add(whole)
-    center = jnp.array([(height - 1) / 2, (width - 1) / 2])
+    center = jnp.array([(height - 1) / 2, (width - 1) / 2], jnp.float32)
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     grid = jnp.stack([rows, columns], -1) - center
-    bends = jnp.zeros((batch, 1, 1, 2))
+    bends = jnp.zeros((batch, 1, 1, 2), jnp.float32)
     if elastic:
-        drawn = jax.random.uniform(elastic_key, (batch, 4, 4, 2), minval=-1.0, maxval=1.0)
+        drawn = jax.random.uniform(elastic_key, (batch, 4, 4, 2), jnp.float32, -1.0, 1.0)
         bends = elastic * jax.image.resize(drawn, (batch, height, width, 2), "cubic")
 
     def view(image: Array, amount: Array, bend: Array) -> Array:
