@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,13 @@ def test_digits_train_and_test_are_disjoint_scans() -> None:
     dataset = load_dataset("digits")
     rows = [tuple(x.ravel()) for part in (dataset.train_x, dataset.test_x) for x in part]
     assert sorted(rows) == sorted(tuple(x) for x in load_digits().data.astype(int))
+
+
+@pytest.mark.parametrize("name", ["moons", "circles"])
+def test_toys_train_and_test_are_disjoint_points(name: str) -> None:
+    dataset = load_dataset(name)
+    points = np.concatenate([dataset.train_x, dataset.test_x])
+    assert len(np.unique(points, axis=0)) == 2000
 
 
 def test_validation_is_held_out_of_train() -> None:
@@ -258,12 +266,15 @@ def test_mnist_reads_without_tensorflow() -> None:
     assert done.stdout.strip() == "(60000, 28, 28, 1) (10000, 28, 28, 1) [4 1 0 7 8] False"
 
 
-def test_dequantize() -> None:
+def test_dequantize(monkeypatch: pytest.MonkeyPatch) -> None:
     x = jnp.full((1000, 2, 2, 1), 16, jnp.uint8)
     u = dequantize(jax.random.key(0), x, 17)
     assert u.dtype == jnp.float32
     assert 16 / 17 <= float(u.min()) < 16.1 / 17
     assert 16.9 / 17 < float(u.max()) < 1.0
+    # Noise next to 1 rounds up to the next level in float32; the top level stays below 1.
+    monkeypatch.setattr(jax.random, "uniform", lambda *_: jnp.float32(1 - 2**-24))
+    assert float(dequantize(jax.random.key(0), jnp.array([[16]]), 17)[0, 0]) < 1.0
     vectors = jnp.array([[1.5, -3.0]])
     np.testing.assert_array_equal(dequantize(jax.random.key(0), vectors, None), vectors)
 
@@ -272,8 +283,6 @@ def test_random_view() -> None:
     image = jnp.zeros((64, 9, 9, 1)).at[:, 4, 4].set(16.0)
     key = jax.random.key(0)
     np.testing.assert_array_equal(random_view(key, image), image)
-    turned = random_view(key, image, rotate=90.0, scale=0.0)
-    np.testing.assert_allclose(turned[:, 4, 4], 16.0)
     whole = random_view(key, image, translate=2)
     np.testing.assert_array_equal(jnp.sort(whole.reshape(64, -1)), jnp.sort(image.reshape(64, -1)))
     corners = {tuple(np.argwhere(plane)[0]) for plane in np.asarray(whole[..., 0])}
@@ -285,6 +294,32 @@ def test_random_view() -> None:
     assert 1.5 < float(jnp.abs(rows - 4).max()) <= 2.2
     assert float(rows.std()) > 0.8, "every image is moved by an amount of its own"
     np.testing.assert_array_equal(moved, jnp.round(moved))
+
+
+def slope(views: Any, axis: int) -> Any:
+    """Grey levels a pixel about the middle, ``[batch]``."""
+    ahead, behind = ((6, 4), (2, 4)) if axis == 0 else ((4, 6), (4, 2))
+    return np.asarray(views[:, *ahead, 0] - views[:, *behind, 0]) / 4
+
+
+def test_views_are_turned_and_scaled_by_the_asked_amounts() -> None:
+    down = jnp.broadcast_to(10.0 * jnp.arange(9)[None, :, None, None], (64, 9, 9, 1))
+    across = down.swapaxes(1, 2)
+    key = jax.random.key(0)
+    turned = random_view(key, down, rotate=20.0)
+    angle = np.rad2deg(np.arctan2(slope(turned, 1), slope(turned, 0)))
+    assert 18 < np.abs(angle).max() < 21
+    assert angle.min() < -10 < 10 < angle.max()
+    length = np.hypot(slope(turned, 0), slope(turned, 1))
+    np.testing.assert_allclose(length, 10.0, atol=0.4)
+    factors = []
+    for axis, ramp in enumerate((down, across)):
+        scaled = random_view(key, ramp, scale=0.2)
+        np.testing.assert_allclose(slope(scaled, 1 - axis), 0.0, atol=0.3)
+        factors.append(np.log(slope(scaled, axis) / 10))
+        assert 0.17 < np.abs(factors[-1]).max() < 0.23
+        assert factors[-1].min() < -0.1 < 0.1 < factors[-1].max()
+    assert np.abs(factors[0] - factors[1]).max() > 0.1, "each axis has a factor of its own"
 
 
 def test_views_are_sheared_and_bent() -> None:

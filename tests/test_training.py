@@ -1,6 +1,5 @@
 """The step, the optimiser, the sampler, and what the compiled program is."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +68,24 @@ def test_chunk_equals_single_steps() -> None:
     chex.assert_trees_all_close(chunk, singly, rtol=1e-5, atol=1e-6)
     assert metrics["loss"].shape == (4,)
     assert int(chunk.step) == 4
+
+
+def test_every_step_draws_rows_and_noise_of_its_own() -> None:
+    made, data = trainer()
+    rows = [np.asarray(made.rows(data, start)) for start in (0, 4)]
+    assert len({tuple(row) for row in np.concatenate(rows)}) == 8
+    alike = make_data(np.ones((40, 2), np.float32), Y, parallel.data_mesh())
+    made, _ = trainer(
+        augment=AugmentOptions(noise=0.5, likelihood=True),
+        optimizer=OptimizerOptions(learning_rate=0.0),
+    )
+    losses = np.asarray(made.run_chunk(made.init(alike), alike)[1]["loss"])
+    assert np.diff(np.sort(losses)).min() > 1e-3
+
+
+def test_the_asked_share_of_a_batch_has_labels() -> None:
+    made, data = trainer(batch_size=2000, labelled_fraction=0.5)  # of the data a fifth has
+    assert abs(float((Y[made.rows(data, 0)] >= 0).mean()) - 0.5) < 0.03
 
 
 def test_one_compilation_and_no_callback() -> None:
@@ -246,6 +263,11 @@ def test_the_class_share_follows_what_targets_name() -> None:
     assert float(moved) > 0
     np.testing.assert_allclose(after.class_share.sum(), 1.0, rtol=1e-5)
     assert all(value.shape == () for value in metrics.values())
+    one = make_data(np.ones((40, 2), np.float32), np.full(40, -1), parallel.data_mesh())
+    named = jax.nn.softmax(MODEL.log_joint(after.ema_params, jnp.ones((1, 2))) / 2.0, -1)[0]
+    moved, _ = step(after, one)
+    expected = 0.99 * after.class_share + 0.01 * named
+    np.testing.assert_allclose(moved.class_share, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +296,21 @@ def test_a_bad_batch_leaves_the_state_as_it_was() -> None:
     assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (2, 1, 1)
     healthy, _ = step(after, data)
     assert (int(healthy.skipped), int(healthy.skipped_in_a_row)) == (1, 0)
+
+
+def test_a_gradient_that_is_not_finite_is_a_bad_batch() -> None:
+    def log_joint(params: Any, x: Any) -> Any:
+        """Finite, with the gradient 0 / 0."""
+        return MODEL.log_joint(params, x) + jnp.sqrt(0.0 * jax.tree.leaves(params)[0].sum())
+
+    model = MODEL._replace(log_joint=log_joint)
+    made = make_trainer(model, steps=8, batch_size=16, num_levels=None, mesh=parallel.data_mesh())
+    data = make_data(X, Y, parallel.data_mesh())
+    state = made.init(data)
+    after, metrics = jax.jit(made.step)(state, data)
+    assert bool(jnp.isfinite(metrics["loss"]))
+    assert int(after.skipped) == 1
+    chex.assert_trees_all_equal(after.params, state.params)
 
 
 def test_a_bad_batch_does_not_put_off_a_teacher_that_is_due() -> None:
@@ -308,6 +345,10 @@ def test_ema_follows() -> None:
     expected = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.params, after.params)
     chex.assert_trees_all_close(after.ema_params, expected, rtol=1e-6)
     assert usable_params(after) is after.ema_params
+    late = state._replace(step=jnp.array(1000, jnp.int32))  # the average is young no more
+    after, _ = jax.jit(made.step)(late, data)
+    expected = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, late.params, after.params)
+    chex.assert_trees_all_close(after.ema_params, expected, rtol=1e-6)
     plain, data = trainer()
     start = plain.init(data)
     assert usable_params(start) is start.params
@@ -341,6 +382,25 @@ def test_evaluate_pads_and_leaves_nothing_out() -> None:
     np.testing.assert_allclose(log_posterior, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_noise_in_an_evaluation_is_an_objects_own() -> None:
+    """Of images that are alike, in batches that are smaller than the set."""
+    model = MODEL._replace(log_joint=lambda _, x: jnp.stack([x.sum((1, 2, 3))] * 2, -1))
+    images = np.zeros((40, 2, 2, 1), np.uint8)
+    scores = []
+    for size in (16, 40):
+        made = make_trainer(
+            model,
+            steps=1,
+            batch_size=8,
+            num_levels=17,
+            mesh=parallel.data_mesh(),
+            eval_batch_size=size,
+        )
+        scores.append(made.evaluate({}, images)[0])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)
+    assert len(np.unique(scores[0])) == 40
+
+
 @pytest.mark.parametrize(
     ("schedule", "changes", "expected"),
     [
@@ -366,6 +426,23 @@ def test_schedules(schedule: str, changes: dict[str, Any], expected: list[float]
         updates, state = transform.update({"w": jnp.ones(())}, state, params)
         rates.append(-float(updates["w"]))
     np.testing.assert_allclose([rates[k] for k in (0, 5, 8, 10)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamax"])
+def test_the_second_update_tells_the_optimisers_apart(name: str) -> None:
+    """Gradients 10 and 1: Kingma and Ba 2015, algorithms 1 and 2, with their constants."""
+    options = OptimizerOptions(name=name, learning_rate=1.0, schedule="constant")
+    transform = make_optimizer(options, steps=10)
+    params = {"w": jnp.zeros(())}
+    state = transform.init(params)
+    for gradient in (10.0, 1.0):
+        updates, state = transform.update({"w": jnp.array(gradient)}, state, params)
+    mean = (0.9 * 0.1 * 10 + 0.1 * 1) / (1 - 0.9**2)
+    if name == "adam":
+        size = ((0.999 * 0.001 * 100 + 0.001 * 1) / (1 - 0.999**2)) ** 0.5
+    else:
+        size = max(0.999 * 10, 1)
+    np.testing.assert_allclose(-updates["w"], mean / size, rtol=1e-4)
 
 
 def test_weight_decay_is_coupled_and_clipping_is_off_unless_asked_for() -> None:
@@ -412,4 +489,3 @@ def test_contradictions() -> None:
     trainer(augment=AugmentOptions(noise=0.1), objective=ObjectiveOptions(view_weight=1.0))
     with pytest.raises(ValueError, match="labelled_fraction"):
         trainer(labelled_fraction=1.5)
-    assert dataclasses.is_dataclass(AugmentOptions)
