@@ -12,7 +12,10 @@ import pytest
 
 from benchmarks import measure
 from scnf_jax import bijectors as bj
+from scnf_jax.bijectors.combinators import Memory
+from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import MLP, ResidualMLP, from_nnx
+from scnf_jax.densities import diagonal_normal
 from scnf_jax.models import build_model, glow, gmm, vector
 from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
 
@@ -105,6 +108,36 @@ def test_sample_uses_learned_scale_and_temperature() -> None:
     label = jnp.zeros(20_000, jnp.int32)
     x = jax.jit(model.sample, static_argnums=3)(params, KEY, label, 0.5)
     np.testing.assert_allclose(x.std(0), 0.5 * jax.nn.softplus(raw), rtol=0.03)
+
+
+def test_the_parts_of_a_latent_are_drawn_independently() -> None:
+    density = diagonal_normal()
+    params = density.init(KEY, (jnp.zeros((1, 5)), jnp.zeros((1, 5))))
+    first, second = jax.jit(density.sample, static_argnums=2)(params, KEY, 2000)
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
+
+
+def test_the_label_and_both_latents_are_drawn_independently() -> None:
+    """A density that draws with its key as it is, the numbers that a label is the largest of."""
+
+    def draw(params: Any, key: jax.Array, num: int, temperature: Any) -> Any:
+        noise = jax.random.gumbel(key, (num, 3))
+        return jax.tree.map(lambda raw: noise, params["raw_scale"])
+
+    model = semi_conditional_flow(
+        bj.multiscale(bj.identity(), bj.identity()),
+        bj.conditional_shift(),
+        3,
+        density=diagonal_normal()._replace(sample=draw),
+    )
+    params = model.init(KEY, jnp.zeros((1, 6)))
+    params["head"]["mean"] = 1000.0 * jnp.arange(3.0)[:, None] * jnp.ones(3)
+    x = np.asarray(jax.jit(model.sample)(params, KEY, jnp.full(600, -1)))
+    label = np.round(x[:, 3] / 1000)
+    z_aux, z_h = x[:, :3], x[:, 3:] - 1000 * label[:, None]
+    for z in (z_aux, z_h):
+        assert abs(np.mean(np.argmax(z, -1) == label) - 1 / 3) < 0.07
+    assert abs(np.corrcoef(z_aux.ravel(), z_h.ravel())[0, 1]) < 0.1
 
 
 def test_negative_label_samples_from_the_prior() -> None:
@@ -339,3 +372,36 @@ def test_what_gradients_keep_does_not_change_them() -> None:
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), actual, expected
     )
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute", "invert"])
+def test_every_repeated_part_of_a_model_keeps_what_is_set(memory: Memory) -> None:
+    """Of the pixels, both levels, the vector and the head."""
+    model = glow(IMAGE, 3, memory=memory, pixel_steps=1, vector_steps=1, **SMALL)
+    x = jnp.zeros((2, *IMAGE))
+    params = jax.eval_shape(model.init, KEY, x)
+    program = jax.make_jaxpr(model.log_prob)(params, x).jaxpr
+    names = [equation.primitive.name for equation, _ in equations(program)]
+    inverted = sum(name.startswith("custom_vjp") for name in names)
+    recomputed = sum(name.startswith(("remat", "checkpoint")) for name in names)
+    expected = {"store": (0, 0), "recompute": (0, 5), "invert": (5, 0)}
+    assert (inverted, recomputed) == expected[memory]
+
+
+@pytest.mark.parametrize(
+    ("kind", "leaves"),
+    [
+        ("full", {"weight"}),
+        ("lu", {"lower", "upper", "log_diagonal"}),
+        ("qr", {"vectors", "upper", "log_diagonal"}),
+        ("householder", {"vectors"}),
+    ],
+)
+def test_linear_maps_of_body_and_head_are_of_the_kind_that_is_set(
+    kind: Kind, leaves: set[str]
+) -> None:
+    model = glow(IMAGE, 3, linear=kind, vector_steps=1, **SMALL)
+    params = jax.eval_shape(model.init, KEY, jnp.zeros((2, *IMAGE)))
+    level, (last, dense) = params["body"][1]
+    for step in (level[1], last[1], dense[1], params["head"][1]):
+        assert set(step[1]) == leaves

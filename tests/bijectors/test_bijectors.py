@@ -174,6 +174,22 @@ def test_spline_is_monotone_and_inverts(value: float, seed: int) -> None:
         assert abs(float(log_slope[0, 0] + inverse_log_slope[0, 0])) < 1e-6
 
 
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_a_spline_of_zeros_is_the_identity_and_any_has_slope_1_at_its_ends(direction: str) -> None:
+    with jax.enable_x64(True):
+        apply = jax.jit(getattr(spline_transform(6, 5.0), direction))
+        x = np.linspace(-6.0, 6.0, 80)[:, None]
+        y, log_slope = apply(jnp.zeros((80, 17, 1)), x)
+        np.testing.assert_allclose(y, x, atol=1e-12)
+        np.testing.assert_allclose(log_slope, 0.0, atol=1e-12)
+
+        theta = np.random.RandomState(0).randn(80, 17, 1)
+        ends = np.repeat([-5 + 1e-6, 5 - 1e-6, -5.5, 5.5], 20)[:, None]
+        y, log_slope = apply(theta, ends)
+        np.testing.assert_allclose(y, ends, atol=1e-5)
+        np.testing.assert_allclose(log_slope, 0.0, atol=1e-3)
+
+
 def test_mixture_inverse_gradient_is_implicit_gradient() -> None:
     """d inverse / d theta = -(d forward / d theta) / (d forward / d x)."""
     with jax.enable_x64(True):
@@ -202,6 +218,9 @@ def test_mixture_inverse_gradient_is_implicit_gradient() -> None:
         (lambda: bj.invertible_linear("svd"), "expected kind"),
         (lambda: bj.invertible_linear("full", "random"), "expected start"),
         (lambda: bj.affine_coupling(mlp(2), scale="tanh"), "expected scale"),
+        (lambda: bj.affine_coupling(mlp(2), max_log_scale=0.0), "max_log_scale > 0, got 0.0"),
+        (lambda: bj.affine_coupling(mlp(2), max_log_scale=-1.0), "max_log_scale > 0, got -1.0"),
+        (lambda: bj.affine_coupling(mlp(2), max_log_scale=float("nan")), "got nan"),
         (lambda: bj.affine_coupling(mlp(2), split="rows"), "expected split"),
         (lambda: bj.spline_coupling(mlp(2), num_bins=1), "expected 2 <= num_bins"),
         (lambda: bj.spline_coupling(mlp(2), bound=0.0), "expected bound > 0"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scnf_jax.bijectors import Bijector
+from scnf_jax.bijectors import Bijector, repeat
 
 from .registry import CASES, Case, contexts, objects, perturbed
 
@@ -129,25 +129,72 @@ def test_context_matters_and_broadcasts(name: str) -> None:
     assert float(jnp.abs(flat(one) - flat(other)).max()) > 1e-3
 
 
-@pytest.mark.parametrize("name", CASES)
+def held(value: Any, seen: set[int]) -> bool:
+    """Whether an array is reached from a value: through closures, wrappers and containers."""
+    if id(value) in seen or isinstance(value, type | types.ModuleType):
+        return False
+    seen.add(id(value))
+    if isinstance(value, jax.Array | np.ndarray):
+        return True
+    inside: list[Any] = []
+    if isinstance(value, types.FunctionType):
+        inside += [cell.cell_contents for cell in value.__closure__ or ()]
+        inside += [value.__defaults__, value.__kwdefaults__]
+    elif isinstance(value, functools.partial):
+        inside += [value.func, value.args, value.keywords]
+    elif isinstance(value, jax.custom_vjp):
+        inside += [value.fun, value.fwd, value.bwd]
+    elif isinstance(value, dict):
+        inside += value.values()
+    elif isinstance(value, tuple | list | set | frozenset):
+        inside += value
+    elif isinstance(value, types.MethodType):
+        inside += [value.__func__, value.__self__]
+    # `jit` keeps what it wraps; objects, such as conditioners, keep their settings.
+    inside += [getattr(value, "__wrapped__", None), getattr(value, "__dict__", None)]
+    return any(held(part, seen) for part in inside)
+
+
+CLOSURES = {name: case.make for name, case in CASES.items()} | {
+    f"repeat_{memory}": lambda memory=memory: repeat(CASES["chain"].make(), 3, memory=memory)
+    for memory in ("recompute", "invert")
+}
+
+
+@pytest.mark.parametrize("name", CLOSURES)
 def test_closures_hold_no_array(name: str) -> None:
     """Arrays in a closure would leak tracers and escape the optimiser."""
+    assert not held(tuple(CLOSURES[name]()), set())
 
-    def held(value: Any, seen: set[int]) -> bool:
-        if id(value) in seen:
-            return False
-        seen.add(id(value))
-        if isinstance(value, jax.Array | np.ndarray):
-            return True
-        if isinstance(value, types.FunctionType):
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
-            return any(held(cell, seen) for cell in cells)
-        if isinstance(value, tuple | list):
-            return any(held(item, seen) for item in value)
-        return False
 
+def test_an_array_is_found_wherever_it_is_held() -> None:
+    array = np.zeros(2)
+
+    def closes(x: Any, value: Any) -> Any:
+        return lambda x: (x, value)
+
+    def with_default(x: Any, value: Any = array) -> Any:
+        return x
+
+    reversible = jax.custom_vjp(closes(0, 1))
+    reversible.defvjp(closes(0, 1), closes(0, array))
+    holders = [
+        *(closes(0, array), closes(0, jnp.zeros(2)), closes(0, {"a": (0, [array])})),
+        *(functools.partial(closes, 0, array), functools.partial(closes, value=array)),
+        *(jax.jit(closes(0, array)), closes(0, jax.jit(closes(0, array)))),
+        *(jax.checkpoint(closes(0, array)), reversible, with_default),
+        *(types.SimpleNamespace(a=array), types.MethodType(closes, array)),
+    ]
+    for holder in holders:
+        assert held(holder, set()), holder
+    assert not held(
+        (closes(0, {"a": 1}), jax.jit(closes(0, 1)), jax.custom_vjp(closes(0, 1))), set()
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_are_floats_and_a_function_of_the_key(name: str) -> None:
     bijector = CASES[name].make()
-    assert not held(tuple(bijector), set())
     params = bijector.init(jax.random.key(0), objects(CASES[name]), contexts())
     for leaf in jax.tree.leaves(params):
         assert jnp.issubdtype(leaf.dtype, jnp.floating)
