@@ -1,13 +1,18 @@
-"""Calibration, probes and outlier scores, against figures worked out by hand."""
+"""What is said of a model's objects, against figures worked out by hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from scnf_jax import bijectors as bj
 from scnf_jax.analysis.calibration import confusion_matrix, error_at_coverage, reliability
 from scnf_jax.analysis.embedding import EMBEDDINGS, embed
+from scnf_jax.analysis.obfuscation import Hidden, measure_leak, restore
 from scnf_jax.analysis.outliers import CORRUPTIONS, auroc, corrupt, outlier_scores
 from scnf_jax.analysis.probes import (
     PROBES,
@@ -16,9 +21,14 @@ from scnf_jax.analysis.probes import (
     run_probe,
     wilson_interval,
 )
+from scnf_jax.analysis.relabelling import relabelling_acceptance
 from scnf_jax.analysis.suggestions import suggest
-from scnf_jax.inference import Scores
+from scnf_jax.data import Dataset
+from scnf_jax.inference import Engine, Scores
+from scnf_jax.loading import LoadedRun
 from scnf_jax.reporting.pictures import plot_grid
+from scnf_jax.runs import summarize_scores
+from scnf_jax.scnf import Latents, semi_conditional_flow
 
 RNG = np.random.RandomState(0)
 
@@ -139,6 +149,152 @@ def test_the_information_bound_lies_between_nothing_and_everything() -> None:
     assert 1.98 < information_bits(sure, labels) <= 2.0
     assert information_bits(np.full((400, 4), 0.25), labels) == 0.0
     assert information_bits(np.eye(4)[(labels + 1) % 4], labels) == 0.0
+
+
+class Guesser:
+    """An engine whose objects are ``(the class that z_f says, the class, the model's guess)``."""
+
+    run = SimpleNamespace(num_classes=3)
+
+    def encode(self, x: np.ndarray, label: np.ndarray) -> Latents:
+        says, true, _ = x.T
+        noise = np.random.RandomState(len(x)).standard_normal(len(x))
+        trace = np.stack([noise, label != true], -1)  # of a label that is not the object's own
+        return Latents(trace, ((true == 1)[:, None],), np.eye(3)[says])
+
+    def scores(self, x: np.ndarray) -> Scores:
+        return Scores(np.log(0.01 + 0.97 * np.eye(3)[x[:, 2]]), None, None)
+
+    def labels(self, x: np.ndarray, choice: str) -> np.ndarray:
+        assert choice == "likely"
+        return x[:, 2]
+
+
+def test_the_leak_of_a_representation_is_what_is_left_in_it() -> None:
+    """Classes 0, 1, 2 are 50%, 30%, 20% of the objects; the model takes all of 2 for 1."""
+    y = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2] * 50)
+    x = np.stack([y, y, np.minimum(y, 1)], -1)
+    test_x, test_y = x[:200].copy(), y[:200]
+    test_x[:20, 0] = (test_y[:20] + 1) % 3  # a tenth of the test objects, and no train object
+    known = np.where(np.arange(500) < 400, y, -1)
+    dataset = Dataset("", x, known, test_x, test_y, num_classes=3, num_levels=None)
+    leak = measure_leak(Guesser(), dataset, probes=("logistic_regression",))  # type: ignore[arg-type]
+
+    found = {name: probes["logistic_regression"] for name, probes in leak.probes.items()}
+    accuracy = {"z_f": 90, "z_h, true label": 50}
+    accuracy |= {"z_h, predicted label": 70, "z_h and z_aux, true label": 80}
+    assert {k: v.accuracy_percent for k, v in found.items()} == pytest.approx(accuracy, abs=2)
+    assert found["z_h, true label"].information_bits < 0.02
+    for name, share in (("z_h, predicted label", 0.2), ("z_h and z_aux, true label", 0.3)):
+        bits = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+        assert found[name].information_bits == pytest.approx(bits, abs=0.05)
+
+    entropy = -np.dot([0.5, 0.3, 0.2], np.log2([0.5, 0.3, 0.2]))
+    right, wrong = np.log2(0.99 * np.array([0.98, 0.01]) + 0.01 / 3)
+    assert leak.entropy_bits == pytest.approx(entropy)
+    assert leak.posterior_bits == pytest.approx(entropy + 0.8 * right + 0.2 * wrong)
+    assert leak.chance_percent == pytest.approx(50)
+    assert leak.model_accuracy_percent == pytest.approx(80)
+    assert (leak.num_train, leak.num_test) == (400, 200)
+
+
+def prototypes(y: np.ndarray) -> np.ndarray:
+    """Images of which the row of their class is white."""
+    return np.tile(16 * np.eye(3, dtype=np.uint8)[y][:, :, None, None], (1, 1, 3, 1))
+
+
+class Painter:
+    """An engine that paints the prototype of some labels, and else the object as it was."""
+
+    run = SimpleNamespace(num_classes=3)
+
+    def __init__(self, known: set[int]) -> None:
+        self.known = known
+
+    def encode(self, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return x
+
+    def decode(self, latents: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return prototypes(label) if label[0] in self.known else latents
+
+    def to_levels(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+
+@pytest.mark.parametrize("known", [{0, 1, 2}, {1}, set()], ids=["every", "one", "no"])
+def test_relabelled_objects_pass_for_the_labels_that_a_model_paints(known: set[int]) -> None:
+    train_y, y = np.arange(60) % 3, np.repeat([0, 1, 2], [4, 6, 10])
+    dataset = Dataset("", prototypes(train_y), train_y, prototypes(y), y, 3, num_levels=17)
+    found = relabelling_acceptance(Painter(known), dataset, 100)  # type: ignore[arg-type]
+    assert found.by_label == [100.0 * (k in known) for k in range(3)]
+    others = np.array([16, 14, 10])  # objects of another class than 0, 1, 2
+    share = others[list(known)].sum() / others.sum()
+    assert found.accepted_percent == pytest.approx(100 * share)
+    low, high = wilson_interval(round(20 * share), 20)
+    assert (found.low_percent, found.high_percent) == pytest.approx((100 * low, 100 * high))
+    assert (found.judge_accuracy_percent, found.num_objects) == (100.0, 20)
+
+
+def test_the_judge_is_measured_on_real_objects() -> None:
+    train_y, y = np.arange(60) % 3, np.arange(20) % 3
+    x = prototypes(np.where(np.arange(20) < 5, (y + 1) % 3, y))
+    dataset = Dataset("", prototypes(train_y), train_y, x, y, 3, num_levels=17)
+    found = relabelling_acceptance(Painter({0, 1, 2}), dataset, 100)  # type: ignore[arg-type]
+    assert (found.accepted_percent, found.judge_accuracy_percent) == (100.0, 75.0)
+
+
+@pytest.fixture(scope="module")
+def plain() -> LoadedRun:
+    """A flow that changes nothing: ``x = (z_aux, z_h)``; labels are 90%, 7% and 3%."""
+    body = bj.multiscale(bj.identity(), bj.identity())
+    model = semi_conditional_flow(body, bj.identity(), 3, class_probs=(0.9, 0.07, 0.03))
+    params = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+    return LoadedRun(model, params, {}, 0, Path(), (4,), None, "")
+
+
+def test_every_sample_is_another_one_and_the_temperature_counts(plain: LoadedRun) -> None:
+    engine, label = Engine(plain, batch_size=2), np.ones(50, np.int32)
+    x = engine.sample(label)
+    assert x.shape == (50, 4)
+    assert len(np.unique(x)) == 200
+    assert x.std() == pytest.approx(np.log(2), rel=0.2)
+    assert engine.sample(label, 1e-3).std() == pytest.approx(1e-3 * np.log(2), rel=0.2)
+    assert not np.isin(Engine(plain, batch_size=2, seed=1).sample(label), x).any()
+
+
+def test_what_is_not_published_is_drawn_anew(plain: LoadedRun) -> None:
+    z_h = np.random.RandomState(0).standard_normal((50, 2)).astype(np.float32)
+    hidden, label = Hidden(z_h, np.zeros((50, 0), np.float32)), np.ones(50, np.int32)
+    first, second = (restore(Engine(plain, 50, seed), hidden, label) for seed in (0, 1))
+    for x in (first, second):
+        np.testing.assert_array_equal(x[:, 2:], z_h)
+        assert len(np.unique(x[:, :2])) == 100
+        assert x[:, :2].std() == pytest.approx(np.log(2), rel=0.3)
+    assert not np.isin(first[:, :2], second[:, :2]).any()
+    whole = Hidden(z_h, z_h[::-1])
+    np.testing.assert_array_equal(restore(Engine(plain, 50), whole, label)[:, :2], z_h[::-1])
+
+
+def test_labels_are_sampled_from_the_posterior(plain: LoadedRun) -> None:
+    drawn = Engine(plain).labels(np.zeros((1000, 4), np.float32), "sampled")
+    share = np.bincount(drawn, minlength=3) / 1000
+    np.testing.assert_allclose(share, [0.9, 0.07, 0.03], atol=0.03)
+
+
+def test_no_density_of_grey_levels_has_less_than_0_bits() -> None:
+    log_posterior, y = np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
+    x = np.zeros((2, 2, 2, 1), np.uint8)
+    images = Dataset("", x, y, x, y, num_classes=2, num_levels=4)
+    most = 4 * np.log(4)  # nats of four pixels that are known for certain
+    found = summarize_scores(np.array([most - 0.1, most - 0.3]), log_posterior, images)
+    assert found["error_percent"] == 0
+    assert found["log_prob"] == pytest.approx(most - 0.2)
+    assert found["bits_per_dim"] == pytest.approx(0.2 / (4 * np.log(2)))
+    over = np.array([most + 0.3, most - 0.1])
+    with pytest.raises(RuntimeError, match=r"bits/dim of -0.036: .* a log-det is wrong"):
+        summarize_scores(over, log_posterior, images)
+    vectors = images._replace(num_levels=None)
+    assert summarize_scores(over, log_posterior, vectors)["bits_per_dim"] < 0
 
 
 def test_wilson_stays_inside() -> None:

@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from scnf_jax import runs
+from scnf_jax import pseudo_labels, runs
+from scnf_jax.data import Dataset
+from scnf_jax.inference import Scores
+from scnf_jax.loading import LoadedRun
 from scnf_jax.pseudo_labels import surest_labels
+from scnf_jax.settings import parse_config
 from tests.test_runs import TINY
 
 
@@ -66,6 +71,51 @@ def test_a_run_learns_from_the_labels_of_another(teacher: Path, tmp_path: Path) 
 def test_vectors_are_not_moved(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pseudo_label_shift: expected 0 for vectors"):
         runs.prepare(_taught(teacher, pseudo_label_shift=1), tmp_path / "run")
+
+
+class Pixels:
+    """In the place of an engine: a posterior that depends on where the pixels are."""
+
+    weights = np.random.RandomState(0).standard_normal((16, 3))
+
+    def __init__(self, run: Any) -> None:
+        pass
+
+    def batches(self, num: int) -> Iterator[slice]:
+        yield from (slice(0, 20), slice(20, num))
+
+    def scores_of_batch(self, x: np.ndarray, part: slice) -> Scores:
+        assert len(x) == part.stop - part.start
+        log_joint = x.reshape(len(x), -1) @ self.weights
+        return Scores(log_joint - np.logaddexp.reduce(log_joint, -1)[:, None], None, None)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_label_is_what_the_image_and_its_four_moves_say_together(
+    shift: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.RandomState(1)
+    x, y = rng.randint(0, 4, (50, 4, 4, 1)).astype(np.uint8), np.arange(50) % 3
+    dataset = Dataset("images", x, y, x[:3], y[:3], num_classes=3, num_levels=4)
+    options = parse_config(TINY | {"pseudo_labels": "teacher", "pseudo_label_shift": shift})
+    teacher = LoadedRun(None, None, TINY, options.steps, tmp_path, (4, 4, 1), 4, "")  # type: ignore[arg-type]
+    monkeypatch.setattr(pseudo_labels, "load_run", lambda folder: teacher)
+    monkeypatch.setattr(pseudo_labels, "Engine", Pixels)
+    known = dataset.draw_labels(10, 0)
+    labels = pseudo_labels.add_pseudo_labels(options, tmp_path, dataset, known)
+
+    views = [x]
+    if shift:
+        moved = np.zeros((4, *x.shape), np.uint8)
+        moved[0, :, 1:], moved[1, :, :-1] = x[:, :-1], x[:, 1:]
+        moved[2, :, :, 1:], moved[3, :, :, :-1] = x[:, :, :-1], x[:, :, 1:]
+        views += list(moved)
+    says = [Pixels(teacher).scores_of_batch(view, slice(0, 50)).log_posterior for view in views]
+    together = np.argmax(np.mean(says, 0), -1)
+    np.testing.assert_array_equal(labels, np.where(known < 0, together, known))
+    if shift:
+        alone = np.argmax(says[0], -1), np.argmax(np.mean(np.exp(says), 0), -1)
+        assert all((label != together)[known < 0].any() for label in alone)
 
 
 def test_a_resumed_run_keeps_its_labels(
