@@ -211,9 +211,8 @@ def _one_product(x: Array, kernel: Array, padding: Padding) -> Array:
 
     for axis in joined:
         x = jnp.concatenate(shifted(x, axis), -1)
-    y = x.reshape(math.prod(x.shape[:3]), x.shape[-1]) @ kernel.transpose(order).reshape(
-        x.shape[-1], -1
-    )
+    rows = x.reshape(math.prod(x.shape[:3]), x.shape[-1])
+    y = rows @ kernel.transpose(order).reshape(x.shape[-1], -1)
     y = y.reshape(*x.shape[:3], y.shape[-1])
     for axis in added:
         parts = [jnp.split(view, 3, -1)[by] for by, view in enumerate(shifted(y, axis))]

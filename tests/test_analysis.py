@@ -26,6 +26,7 @@ from scnf_jax.analysis.suggestions import suggest
 from scnf_jax.data import Dataset
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun
+from scnf_jax.metrics import error_percent
 from scnf_jax.reporting.pictures import plot_grid
 from scnf_jax.runs import summarize_scores
 from scnf_jax.scnf import Latents, semi_conditional_flow
@@ -99,11 +100,39 @@ def test_corruptions_are_images_of_the_same_kind(name: str) -> None:
     assert (spoilt != x).any()
     if name == "inversion":
         np.testing.assert_array_equal(corrupt(spoilt, name, 17), x)
+    if name != "noise":  # which is drawn for all of them
+        np.testing.assert_array_equal(corrupt(x[1:2], name, 17)[0], spoilt[1])
+
+
+def test_the_noise_of_a_corruption_is_a_fifth_of_the_range() -> None:
+    grey = np.full((50, 8, 8, 1), 128, np.uint8)
+    np.testing.assert_allclose((corrupt(grey, "noise", 256) - 128.0).std(), 51.0, rtol=0.1)
 
 
 def _clusters(num: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
     y = np.arange(num) % 3
     return apart * np.eye(3, 6)[y] + RNG.randn(num, 6), y
+
+
+def test_a_probe_that_never_saw_a_class() -> None:
+    class Sees:
+        """Gives the first class that it was fit on 0.8."""
+
+        def fit(self, z: np.ndarray, y: np.ndarray) -> None:
+            assert set(y) == {0, 2}
+
+        def predict_proba(self, z: np.ndarray) -> np.ndarray:
+            return np.where(z[:, :1] < 0, [[0.8, 0.2]], [[0.2, 0.8]])
+
+    z = np.array([[-1.0], [1.0], [1.0], [1.0]])
+    found = run_probe(Sees(), (z[:2], np.array([0, 2])), (z, np.array([0, 2, 2, 1])), 3)
+    assert found.accuracy_percent == 75.0
+
+
+def test_a_row_that_is_not_a_number_is_wrong_and_a_certain_one_is_not() -> None:
+    with np.errstate(divide="ignore"):
+        log_posterior = np.log([[1.0, 0.0], [np.nan, np.nan]])
+    assert error_percent(log_posterior, np.array([0, 0])) == 50.0
 
 
 @pytest.mark.slow
