@@ -100,9 +100,9 @@ def run_baseline(
     with claimed(path), warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", FutureWarning)
         data = dataset.description
-        check_same_run(path, plain, dict, data)
+        before = check_same_run(path, plain, dict, data)
         classifier.fit(train_x[known], labels[known])  # first: scikit-learn checks settings here
-        write_settings(path, Settings(plain, data, command))
+        write_settings(path, Settings(plain, data, command or before))
         keep_answers(path, answers)
         summary = {
             "status": "finished",

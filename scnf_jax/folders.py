@@ -81,9 +81,7 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Writes ``config.json``; where no command is given, one that is there stays."""
-    if not settings.command and (folder / "config.json").exists():
-        settings = settings._replace(command=read_settings(folder).command)
+    """Writes ``config.json``."""
     write_json(folder / "config.json", settings._asdict())
 
 
@@ -113,7 +111,7 @@ def check_same_run(
     config: Mapping[str, Any],
     complete: Callable[[Mapping[str, Any]], Any],
     data: Mapping[str, Any] | None = None,
-) -> None:
+) -> str:
     """Refuses a folder that holds a run of another config, or on other data; touches nothing.
 
     Args:
@@ -123,11 +121,14 @@ def check_same_run(
       data: of now, where it has been read; see :class:`Settings`. What an older folder did not
         record of it is not compared.
 
+    Returns:
+      The command that the folder's run was begun with; empty where there is none.
+
     Raises:
       ValueError: naming the keys that differ.
     """
     if not (folder / "config.json").exists():
-        return
+        return ""
     saved = read_settings(folder)
     remedy = "give another --workdir, or remove the folder to start again"
     try:
@@ -141,6 +142,7 @@ def check_same_run(
         raise ValueError(
             f"workdir: {folder} holds a run on other data ({differ}); bring that back, or {remedy}"
         )
+    return saved.command
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

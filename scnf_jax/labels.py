@@ -79,9 +79,10 @@ def keep_answers(folder: Path, answers: Mapping[int, int]) -> None:
 
 
 def copy_answers(source: Path, folder: Path) -> list[Path]:
-    """Copies the answers that a run keeps into another folder; the file, where there is one."""
-    saved = source / _FILE
+    """Copies the answers that a run keeps, over those there; the file, where there is one."""
+    saved, copy = source / _FILE, folder / _FILE
     if not saved.exists():
+        copy.unlink(missing_ok=True)
         return []
-    write_text(folder / _FILE, saved.read_text())
-    return [folder / _FILE]
+    write_text(copy, saved.read_text())
+    return [copy]

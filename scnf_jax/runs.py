@@ -92,8 +92,8 @@ def prepare(
     path = Path(folder).expanduser().absolute()
     plain = dataclasses.asdict(options)
 
-    def check_folder(data: Mapping[str, Any] | None = None) -> None:
-        check_same_run(
+    def check_folder(data: Mapping[str, Any] | None = None) -> str:
+        return check_same_run(
             path,
             _of_the_result(plain),
             lambda saved: _of_the_result(dataclasses.asdict(parse_config(saved))),
@@ -110,8 +110,8 @@ def prepare(
     labels = add_pseudo_labels(options, path, dataset, seen)
     if parallel.is_first():
         with claimed(path):
-            check_folder(data)  # again: another run may have come since
-            write_settings(path, Settings(plain, data, command))
+            before = check_folder(data)  # again: another run may have come since
+            write_settings(path, Settings(plain, data, command or before))
             keep_answers(path, answers)
             if options.pseudo_labels is not None:
                 save_labels(path, labels)

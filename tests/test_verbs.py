@@ -304,7 +304,8 @@ def test_a_report_holds_everything(
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert f"{evaluation['error_percent']:.2f}%" in page
     leak = json.loads((folder / "leak.json").read_text())
-    assert all(len(leak["probes"][name]) == 4 for name in leak["meaning"])
+    assert set(leak["probes"]) == set(leak["meaning"])
+    assert all(len(probes) == 4 for probes in leak["probes"].values())
     outliers = json.loads((folder / "outliers.json").read_text())
     assert outliers["auroc"]["test set, inversion"]["log_prob"] > 0.9
 
@@ -483,6 +484,9 @@ def test_suggestions_are_answered_and_trained_on(
         assert [line["row"] for line in read_csv(asked / "new.csv")[6:]] == [
             line["row"] for line in answered
         ]
+    assert (shared / "answers.csv").exists()
+    say(capsys, "export", run, f"--output={shared}")  # of a run without answers, over the other
+    assert not (shared / "answers.csv").exists()
     path.unlink()
     np.testing.assert_array_equal(runs.prepare(config, folder).labels, experiment.labels)
     with pytest.raises(ValueError, match="label_file: expected a CSV, got .*No such file"):
