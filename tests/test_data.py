@@ -283,6 +283,8 @@ def test_random_view() -> None:
     image = jnp.zeros((64, 9, 9, 1)).at[:, 4, 4].set(16.0)
     key = jax.random.key(0)
     np.testing.assert_array_equal(random_view(key, image), image)
+    turned = random_view(key, image, rotate=90.0, scale=0.0)
+    np.testing.assert_allclose(turned[:, 4, 4], 16.0)
     whole = random_view(key, image, translate=2)
     np.testing.assert_array_equal(jnp.sort(whole.reshape(64, -1)), jnp.sort(image.reshape(64, -1)))
     corners = {tuple(np.argwhere(plane)[0]) for plane in np.asarray(whole[..., 0])}

@@ -8,12 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scnf_jax.losses import AugmentOptions, Loss, ObjectiveOptions, Teacher, make_loss
+from scnf_jax.losses import (
+    AugmentOptions,
+    Loss,
+    LossOutput,
+    ObjectiveOptions,
+    Teacher,
+    make_loss,
+)
 from scnf_jax.models import vector
 
 MODEL = vector((2,), 2, steps=1, head_steps=1, hidden=(8,), coupling="affine")
 X = jax.random.normal(jax.random.key(0), (16, 2))
 UNKNOWN = jnp.full(16, -1)
+LABEL = jnp.where(jnp.arange(16) < 8, jnp.arange(16) % 2, -1)
 START = jax.jit(MODEL.init)(jax.random.key(1), X)
 
 
@@ -30,13 +38,26 @@ LOG_PROB = jax.nn.logsumexp(LOG_JOINT, -1)
 TARGET = MODEL.log_joint(TAUGHT_BY, X)
 
 
-def loss_of(step: int = 0, **settings: Any) -> tuple[float, dict[str, Any]]:
-    """The loss and the metrics of the batch, none of which has a label."""
-    loss = make_loss(MODEL, ObjectiveOptions(**settings), AugmentOptions(), None, 10)
+def output_of(
+    step: int = 0,
+    *,
+    label: Any = UNKNOWN,
+    share: tuple[float, float] = (0.5, 0.5),
+    steps: int = 10,
+    **settings: Any,
+) -> tuple[float, LossOutput]:
+    """The loss of the batch, without views, and what else is said of it."""
+    loss = make_loss(MODEL, ObjectiveOptions(**settings), AugmentOptions(), None, steps)
     views = loss.draw(jax.random.key(2), X)
-    teacher = Teacher(TAUGHT_BY, jnp.array([0.5, 0.5]))
-    value, output = loss.mean(PARAMS, teacher, views, UNKNOWN, UNKNOWN, jnp.array(step))
-    return float(value), output.metrics
+    teacher = Teacher(TAUGHT_BY, jnp.array(share))
+    value, output = loss.mean(PARAMS, teacher, views, label, label, jnp.array(step))
+    return float(value), output
+
+
+def loss_of(step: int = 0, **settings: Any) -> tuple[float, dict[str, Any]]:
+    """The loss and the metrics, see :func:`output_of`."""
+    value, output = output_of(step, **settings)
+    return value, output.metrics
 
 
 def agreement(q: Any, temperature: float) -> float:
@@ -83,6 +104,54 @@ def test_the_consistency_term_is_ramped_up_and_falls() -> None:
         np.testing.assert_allclose(metrics["consistency"], agreement(q, 3.0), rtol=1e-5)
     value, _ = loss_of(5, **weight, anneal_to=0.01)
     np.testing.assert_allclose(value - plain, 0.1 * 2.0 * agreement(q, 3.0), rtol=1e-4)
+
+
+def test_the_averaged_parameters_teach() -> None:
+    """The consistency term's target: by hand, from the teacher's posterior of the first view."""
+    value, output = output_of(
+        share=(0.8, 0.2),
+        consistency_weight=2.0,
+        teacher="averaged",
+        temperature=3.0,
+        align_classes=True,
+    )
+    q = jax.nn.softmax(TARGET / 3.0 - jnp.log(jnp.array([0.8, 0.2])), -1)
+    np.testing.assert_allclose(value, -LOG_PROB.mean() + 2.0 * agreement(q, 3.0), rtol=1e-5)
+    named = jax.nn.softmax(TARGET / 3.0, -1).mean(0)
+    np.testing.assert_allclose(output.named_share, named, rtol=1e-5)
+
+
+def test_weights_fall_geometrically_to_their_share() -> None:
+    plain, _ = loss_of(label=LABEL)
+    falling = {"classification_weight": 3.0, "anneal_to": 0.01, "anneal_from": 5}
+    for step, weight in ((0, 3.0), (5, 3.0), (10, 0.3), (15, 0.03)):
+        value, metrics = loss_of(step, label=LABEL, steps=15, **falling)
+        np.testing.assert_allclose(value - plain, weight * metrics["cross_entropy"], atol=2e-4)
+
+
+def test_the_second_view_counts_in_the_likelihood_as_asked() -> None:
+    plain, _ = loss_of(label=LABEL)
+    value, _ = loss_of(label=LABEL, view_weight=0.5)  # no views: the second is the first
+    np.testing.assert_allclose(value, 1.5 * plain, rtol=1e-5)
+
+
+def test_self_training_holds_the_first_view_to_targets_that_are_kept() -> None:
+    settings = {
+        "label": LABEL,
+        "name": "em",
+        "refresh_every": 4,
+        "refresh_from": 2,
+        "teacher": "averaged",
+        "temperature": 3.0,
+    }
+    before, after = (
+        [loss_of(step, **settings, self_training_weight=w)[0] for w in (0.0, 2.0)]
+        for step in (1, 2)
+    )
+    assert before[0] == before[1]
+    known = (LABEL >= 0)[:, None]
+    q = jnp.where(known, jax.nn.one_hot(LABEL, 2), jax.nn.softmax(TARGET / 3.0, -1))
+    np.testing.assert_allclose(after[1] - after[0], 2.0 * agreement(q, 3.0), rtol=1e-3)
 
 
 def test_self_training_falls_too() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scnf_jax import parallel
-from scnf_jax.losses import AugmentOptions, ObjectiveOptions, Teacher, make_loss
+from scnf_jax.losses import AugmentOptions, ObjectiveOptions
 from scnf_jax.models import vector
 from scnf_jax.training import (
     OptimizerOptions,
@@ -27,17 +27,6 @@ MODEL = vector((2,), 2, steps=1, head_steps=1, hidden=(8,), coupling="affine")
 X = np.random.RandomState(0).randn(40, 2).astype(np.float32)
 X[:, 1] = X[:, 0] ** 2 + 0.1 * X[:, 1]
 Y = np.where(np.arange(40) < 8, np.arange(40) % 2, -1).astype(np.int32)
-NO_TEACHER = Teacher((), jnp.array([0.5, 0.5]))
-
-
-def loss_of(options: ObjectiveOptions, steps: int = 10) -> Callable[..., tuple[Any, Any]]:
-    """``(params, teacher, key, x, label, step) -> (loss, output)`` of a whole batch."""
-    loss = make_loss(MODEL, options, AugmentOptions(), None, steps)
-
-    def whole(params: Any, teacher: Teacher, key: Any, x: Any, label: Any, step: Any) -> Any:
-        return loss.mean(params, teacher, loss.draw(key, x), label, label, step)
-
-    return whole
 
 
 def trainer(**changes: Any) -> tuple[Trainer, TrainData]:
@@ -168,80 +157,6 @@ def test_the_averaged_teacher_is_kept_from_a_step_on() -> None:
     for number in (0, 1, 4):
         chex.assert_trees_all_equal(kept[number], averaged[number])
     chex.assert_trees_all_equal(kept[1], kept[2], kept[3])
-
-
-def test_weights_fall_geometrically_to_their_share() -> None:
-    steps = 15
-    options = ObjectiveOptions(classification_weight=3.0, anneal_to=0.01, anneal_from=5)
-    loss_fn = loss_of(options, steps)
-    plain_fn = loss_of(ObjectiveOptions(), steps)
-    key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
-    params = jax.jit(MODEL.init)(key, x)
-    for step, weight in ((0, 3.0), (5, 3.0), (10, 0.3), (15, 0.03)):
-        loss, (metrics, _) = loss_fn(params, NO_TEACHER, key, x, label, jnp.array(step))
-        plain, _ = plain_fn(params, NO_TEACHER, key, x, label, jnp.array(step))
-        np.testing.assert_allclose(loss - plain, weight * metrics["cross_entropy"], atol=2e-4)
-
-
-def test_the_second_view_counts_in_the_likelihood_as_asked() -> None:
-    key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
-    params = jax.jit(MODEL.init)(key, x)
-
-    def loss(weight: float) -> float:
-        options = ObjectiveOptions(view_weight=weight)  # no views: the second is the first
-        loss_fn = loss_of(options)
-        return float(loss_fn(params, NO_TEACHER, key, x, label, jnp.array(0))[0])
-
-    np.testing.assert_allclose(loss(0.5), 1.5 * loss(0.0), rtol=1e-5)
-
-
-def test_self_training_holds_the_first_view_to_targets_that_are_kept() -> None:
-    key, x, label = jax.random.key(0), jnp.asarray(X[:16]), jnp.asarray(Y[:16])
-    params = jax.jit(MODEL.init)(key, x)
-    teacher = Teacher(jax.tree.map(lambda leaf: leaf + 0.1, params), NO_TEACHER.class_share)
-
-    def loss(weight: float, step: int) -> float:
-        options = ObjectiveOptions(
-            name="em",
-            refresh_every=4,
-            refresh_from=2,
-            teacher="averaged",
-            self_training_weight=weight,
-            temperature=3.0,
-        )
-        loss_fn = loss_of(options)
-        return float(loss_fn(params, teacher, key, x, label, jnp.array(step))[0])
-
-    q = jnp.where(
-        (label < 0)[:, None],
-        jax.nn.softmax(MODEL.log_joint(teacher.params, x) / 3.0, -1),
-        jax.nn.one_hot(label, 2),
-    )
-    log_posterior = jax.nn.log_softmax(MODEL.log_joint(params, x) / 3.0, -1)
-    expected = -2.0 * jnp.sum(q * log_posterior, -1).mean()
-    assert loss(2.0, 1) == loss(0.0, 1)
-    np.testing.assert_allclose(loss(2.0, 2) - loss(0.0, 2), expected, rtol=1e-3)
-
-
-def test_the_averaged_parameters_teach() -> None:
-    """The consistency term's target: by hand, from the teacher's posterior of the first view."""
-    options = ObjectiveOptions(
-        consistency_weight=2.0, teacher="averaged", temperature=3.0, align_classes=True
-    )
-    key, x = jax.random.key(0), jnp.asarray(X[:16])
-    label = jnp.full(16, -1)
-    params = jax.jit(MODEL.init)(key, x)
-    taught_by = jax.tree.map(lambda leaf: leaf + 0.1, params)
-    share = jnp.array([0.8, 0.2])
-    loss, (_, named) = loss_of(options)(
-        params, Teacher(taught_by, share), key, x, label, jnp.array(0)
-    )
-    target = MODEL.log_joint(taught_by, x) / 3.0
-    q = jax.nn.softmax(target - jnp.log(share), -1)
-    log_posterior = jax.nn.log_softmax(MODEL.log_joint(params, x) / 3.0, -1)
-    expected = -MODEL.log_prob(params, x).mean() - 2.0 * jnp.sum(q * log_posterior, -1).mean()
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    np.testing.assert_allclose(named, jax.nn.softmax(target, -1).mean(0), rtol=1e-5)
 
 
 def test_the_class_share_follows_what_targets_name() -> None:
