@@ -348,8 +348,7 @@ def make_trainer(
             params=params,
             opt_state=opt_state,
             ema_params=ema_params,
-            class_share=_SHARE_DECAY * state.class_share
-            + (1 - _SHARE_DECAY) * named_share.astype(jnp.float32),
+            class_share=_SHARE_DECAY * state.class_share + (1 - _SHARE_DECAY) * named_share,
         )
         new_state = _select(good, moved, state)._replace(
             step=state.step + 1,

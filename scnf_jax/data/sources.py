@@ -255,13 +255,14 @@ def _as_objects(array: np.ndarray) -> np.ndarray:
 def _from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Dataset:
     """A dataset of a user's arrays; what is wrong with them is said when it is checked."""
     arrays = arrays | {key: _as_objects(arrays[key]) for key in ("x_train", "x_test")}
+    most = max(len(arrays["y_train"]), 1)  # every class has a label there
     for key in ("y_train", "y_test"):
         if np.issubdtype(arrays[key].dtype, np.integer):
-            most = max(len(arrays["y_train"]), 1)  # every class has a label there
-            for label in arrays[key][(arrays[key] < -1) | (arrays[key] >= most)][:1]:
+            far = arrays[key][(arrays[key] < -1) | (arrays[key] >= most)]
+            if far.size:
                 raise ValueError(
                     f"{name}: {key}: expected labels 0..K-1, or -1 for not known, of at most "
-                    f"{most} classes; got {label}"
+                    f"{most} classes; got {far[0]}"
                 )
             arrays[key] = _as_labels(arrays[key])
     labels = arrays["y_train"]
