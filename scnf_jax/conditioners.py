@@ -18,10 +18,13 @@ from flax import nnx
 
 from scnf_jax.bijectors.actnorm import channel_moments
 from scnf_jax.bijectors.base import Array, Conditioner, Params
+from scnf_jax.bijectors.shape import squeeze
 from scnf_jax.options import check_positive
 
 Padding = Literal["zeros", "reflect"]
 _FEW_CHANNELS = 16
+_GROUPS = 4
+_LEAK = 0.1
 Dtype = Any
 
 
@@ -140,6 +143,41 @@ class ResidualConv(nn.Module):
             name="output",
         )
         return last(nn.relu(h))
+
+
+class ConvNet(nn.Module):
+    """A classifier's network: ``[batch, H, W, C] -> [batch, num_outputs]``.
+
+    A 3x3 convolution at half of the resolution and two at a quarter, where pixels have been
+    squeezed into channels, then a dense layer; group normalisation after each convolution.
+
+    Attributes:
+      num_outputs: of the result.
+      width: channels of the first convolution, a multiple of 4; the others have twice as many.
+      hidden: width of the dense layer.
+    """
+
+    num_outputs: int
+    width: int = 24
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Logits of ``x``, with values in [0, 1); ValueError for widths that do not fit."""
+        check_positive("hidden", self.hidden)
+        check_positive("width", self.width)
+        if self.width % _GROUPS:
+            raise ValueError(f"width: expected a multiple of {_GROUPS}, got {self.width}")
+        halve = squeeze()
+
+        def convolve(h: Array, features: int) -> Array:
+            return nn.leaky_relu(nn.GroupNorm(_GROUPS)(Conv3x3(features)(h)), _LEAK)
+
+        h, _ = halve.forward((), x)
+        h, _ = halve.forward((), convolve(h, self.width))
+        h = convolve(convolve(h, 2 * self.width), 2 * self.width)
+        h = nn.leaky_relu(nn.Dense(self.hidden)(h.reshape(h.shape[0], -1)), _LEAK)
+        return nn.Dense(self.num_outputs)(h)
 
 
 def _zero_dense(features: int, dtype: Dtype) -> nn.Dense:

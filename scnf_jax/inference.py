@@ -15,7 +15,6 @@ from scnf_jax.data.batches import joined, padded, slices
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import evaluation_keys, make_numbered_input
 from scnf_jax.metrics import bits_per_dim
-from scnf_jax.models import StackedVAE
 from scnf_jax.scnf import Latents, SemiConditionalFlow
 
 LABEL_CHOICES = ("likely", "sampled", "given")
@@ -79,12 +78,13 @@ class Engine:
         """The model, where it has a density.
 
         Raises:
-          ValueError: for M1+M2, which has none.
+          ValueError: for M1+M2 or a classifier, which have none.
         """
-        if isinstance(self.run.model, StackedVAE):
+        if not isinstance(self.run.model, SemiConditionalFlow):
+            name = self.run.config["model"]["name"]
             raise ValueError(
-                f"{self.run.folder}: expected a flow, got m1m2, which has no density and no exact "
-                "latents; evaluate and predict work on it"
+                f"{self.run.folder}: expected a flow, got {name}, which has no density and no "
+                "exact latents; evaluate and predict work on it"
             )
         return self.run.model
 
@@ -132,7 +132,7 @@ class Engine:
 
     def scores_of_batch(self, x: np.ndarray, part: slice) -> Scores:
         """Scores of the rows ``part`` of a larger whole; ``x`` holds those rows alone."""
-        if isinstance(self.run.model, StackedVAE):
+        if not isinstance(self.run.model, SemiConditionalFlow):
             return Scores(self._run(self._log_posterior, x, self._rows(part)), None, None)
         log_joint = self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
         log_prob = np.logaddexp.reduce(log_joint, -1)

@@ -30,7 +30,8 @@ class LoadedRun(NamedTuple):
     """A trained model; see :func:`load_run`.
 
     Attributes:
-      model: the density; for ``m1m2`` the :class:`~scnf_jax.models.StackedVAE`.
+      model: the density; for ``m1m2`` and ``classifier`` what these builders of
+        :mod:`scnf_jax.models` give.
       params: those to use: the averaged ones where averaging was on.
       config: the settings of the run, as plain dicts.
       step: steps that the parameters have been trained for.

@@ -12,12 +12,11 @@ from scnf_jax import objectives
 from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.data import dequantize, random_view
 from scnf_jax.metrics import bits_per_dim
-from scnf_jax.models import StackedVAE
+from scnf_jax.models import Classifier, Model, StackedVAE
 from scnf_jax.options import check_choice, check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 
 _MOVES = ("translate", "shift", "rotate", "scale", "shear", "elastic")
-Model = SemiConditionalFlow | StackedVAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +189,7 @@ def make_loss(
     """The loss of a model under the given settings.
 
     Args:
-      model: a flow, or the stacked autoencoders, which bring their own loss.
+      model: a flow, a classifier, or the stacked autoencoders, which bring their own loss.
       objective: settings; of these the autoencoders take ``classification_weight``.
       augment: settings.
       num_levels: grey levels of the images, None for vectors.
@@ -214,7 +213,15 @@ def make_loss(
             "augment: no term sees these views; set augment.likelihood=True, a weight "
             "objective.consistency_weight or objective.view_weight, or all of augment to 0"
         )
-    return _flow_loss(model, objective, augment, num_levels, steps)
+    if isinstance(model, Classifier):
+        if num_levels is None:
+            raise ValueError("model classifier: expected images of grey levels, got vectors")
+        if objective.name != "sgd" or objective.view_weight:
+            raise ValueError(
+                "model classifier: has no density; expected objective.name='sgd' and "
+                f"objective.view_weight=0, got {objective.name!r} and {objective.view_weight}"
+            )
+    return _joint_loss(model, objective, augment, num_levels, steps)
 
 
 def _vae_loss(
@@ -255,14 +262,17 @@ def _levels(x: Array, num_levels: int) -> Array:
     return x.astype(jnp.float32) / (num_levels - 1)
 
 
-def _flow_loss(
-    model: SemiConditionalFlow,
+def _joint_loss(
+    model: SemiConditionalFlow | Classifier,
     objective: ObjectiveOptions,
     augment: AugmentOptions,
     num_levels: int | None,
     steps: int,
 ) -> Loss:
     anneal_steps = max(steps - objective.anneal_from, 1)
+    # A classifier's p(x) is 1: then log p(x, y) is log p(y|x), and log p(x) is 0.
+    has_density = isinstance(model, SemiConditionalFlow)
+    log_joint_of = model.log_posterior if isinstance(model, Classifier) else model.log_joint
 
     def view(key: Array, x: Array, changed: bool) -> Array:
         view_key, noise_key = jax.random.split(key)
@@ -289,9 +299,9 @@ def _flow_loss(
         step: Array,
     ) -> tuple[Array, LossOutput]:
         first = views["first"]
-        log_joint = model.log_joint(params, first)
+        log_joint = log_joint_of(params, first)
         taught = bool(jax.tree.leaves(teacher.params))
-        target = model.log_joint(teacher.params, first) if taught else log_joint
+        target = log_joint_of(teacher.params, first) if taught else log_joint
         pseudo_label = target if objective.teacher == "averaged" else log_joint
 
         def log_likelihood(log_joint: Array) -> Array:
@@ -328,16 +338,19 @@ def _flow_loss(
             kept = jnp.where(step >= objective.refresh_from, 1.0, 0.0)
             loss += share * kept * objective.self_training_weight * agreement(log_joint)
         if "second" in views:
-            second = model.log_joint(params, views["second"])
+            second = log_joint_of(params, views["second"])
             loss -= objective.view_weight * log_likelihood(second)
             ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
             metrics["consistency"] = agreement(second)
             loss += share * ramp * objective.consistency_weight * metrics["consistency"]
-        log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
-        bits = bits_per_dim(log_prob, math.prod(first.shape[1:]), num_levels)
+        metrics["loss"] = loss
+        if has_density:
+            log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
+            size = math.prod(first.shape[1:])
+            metrics["bits_per_dim"] = bits_per_dim(log_prob, size, num_levels)
         unlabelled = objectives.mean_weight(label < 0, labels_of_all < 0)
         named = objectives.named_share(pseudo_label, unlabelled, objective.temperature)
-        return loss, LossOutput({"loss": loss, "bits_per_dim": bits, **metrics}, named)
+        return loss, LossOutput(metrics, named)
 
     return Loss(draw, mean)
 
@@ -406,7 +419,7 @@ def make_scores(
 
     def scores(params: Params, numbers: Array, x: Array) -> tuple[Array | None, Array]:
         x = prepare(evaluation_keys().noise, numbers, x)
-        if isinstance(model, StackedVAE):
+        if not isinstance(model, SemiConditionalFlow):
             return None, model.log_posterior(params, x)
         log_joint = model.log_joint(params, x)
         marginal = jax.nn.logsumexp(log_joint, -1)

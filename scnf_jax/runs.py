@@ -23,12 +23,13 @@ from scnf_jax.inference import Engine
 from scnf_jax.labels import given_answers, keep_answers, seen_labels
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import Model
-from scnf_jax.models import StackedVAE, build_model, with_defaults
+from scnf_jax.models import build_model, with_defaults
 from scnf_jax.pseudo_labels import add_pseudo_labels, save_labels
 from scnf_jax.reporting import figures, gallery
 from scnf_jax.reporting.log import MetricsLog, read_metrics
 from scnf_jax.reporting.pictures import drawable
 from scnf_jax.reporting.progress import Progress
+from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.settings import RunOptions, parse_config
 from scnf_jax.training import Trainer, TrainState, make_data, make_trainer, usable_params
 
@@ -383,7 +384,7 @@ class _Loop:
             folder / "curves.png", read_metrics(folder), dataset.num_levels is not None
         )
         model = self.experiment.model
-        if isinstance(model, StackedVAE):
+        if not isinstance(model, SemiConditionalFlow):
             pass  # no density, no samples
         elif drawable(dataset.event_shape, dataset.num_levels):
             gallery.plot_samples(folder / "samples.png", Engine(self._as_loaded(params)))

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from scnf_jax.models.classifier import Classifier, classifier
 from scnf_jax.models.glow import glow, glow_body, gmm
 from scnf_jax.models.m1m2 import StackedVAE, m1m2
 from scnf_jax.models.paper import paper
@@ -11,7 +12,9 @@ from scnf_jax.models.vector import vector
 from scnf_jax.options import suggest
 from scnf_jax.scnf import SemiConditionalFlow
 
-BUILDERS: dict[str, Callable[..., SemiConditionalFlow | StackedVAE]] = {
+Model = SemiConditionalFlow | StackedVAE | Classifier
+BUILDERS: dict[str, Callable[..., Model]] = {
+    "classifier": classifier,
     "glow": glow,
     "gmm": gmm,
     "m1m2": m1m2,
@@ -20,9 +23,7 @@ BUILDERS: dict[str, Callable[..., SemiConditionalFlow | StackedVAE]] = {
 }
 
 
-def build_model(
-    settings: Mapping[str, Any], event_shape: Sequence[int], num_classes: int
-) -> SemiConditionalFlow | StackedVAE:
+def build_model(settings: Mapping[str, Any], event_shape: Sequence[int], num_classes: int) -> Model:
     """Builds the model that a config names.
 
     Args:

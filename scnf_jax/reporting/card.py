@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from scnf_jax.loading import LoadedRun
+from scnf_jax.models import Classifier
 from scnf_jax.scnf import SemiConditionalFlow
 
-_FLOW = (
+_FLOW: tuple[str, ...] = (
     "# Semi-conditional normalizing flow",
     "",
     "A classifier p(y|x), a density p(x) and a sampler p(x|y), all exact and in one model",
@@ -15,6 +16,11 @@ _FLOW = (
 _FLOW_LIMITS = (
     "- log p(x) of a flow is a poor outlier score by itself (`python -m scnf_jax outliers`).",
     "- z_h hides the class as far as `python -m scnf_jax leak` says, and z_aux is not hidden.",
+)
+_CLASSIFIER = (
+    "# Classifier, trained by consistency",
+    "",
+    "p(y|x) of images, from a few labels and agreement between random views; it has no density.",
 )
 _STACKED = (
     "# Stacked variational autoencoders, M1+M2",
@@ -104,15 +110,20 @@ def model_card(
     """
     measured = results(run, evaluation) if evaluation else {}
     is_flow = isinstance(run.model, SemiConditionalFlow)
+    if is_flow:
+        tag, about = "normalizing-flow, density-estimation", _FLOW
+    elif isinstance(run.model, Classifier):
+        tag, about = "image-classification", _CLASSIFIER
+    else:
+        tag, about = "vae", _STACKED
     lines = [
         "---",
         "library_name: scnf_jax",
         "license: apache-2.0",
-        f"tags: [{'normalizing-flow, density-estimation' if is_flow else 'vae'}, "
-        "semi-supervised, jax]",
+        f"tags: [{tag}, semi-supervised, jax]",
         "---",
         "",
-        *(_FLOW if is_flow else _STACKED),
+        *about,
         "",
         f"Trained on {run.options.dataset}.",
         "",
