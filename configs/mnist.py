@@ -3,7 +3,6 @@
     python train.py --config=configs/mnist.py --workdir=runs/mnist-0
     python train.py --config=configs/mnist.py:small
     python train.py --config=configs/mnist.py:density
-    python train.py --config=configs/mnist.py:classifier
 
 The third needs the first to have finished. 55 minutes on two cores. Expect 2.2-2.4% test error and
 1.6 bits/dim (measured with label draws 2 and 3: 2.27% both). ``:density`` learns from the labels
@@ -106,22 +105,6 @@ def get_config(mode: str = "full") -> ConfigDict:
             "anneal_to": 1.0,
         }
         config.augment = {}
-    elif mode == "classifier":
-        config.batch_size = 128
-        config.steps = 10_000
-        config.eval_every = config.checkpoint_every = 1000
-        config.steps_per_call = 20
-        config.model = {"name": "classifier", "width": 24}
-        config.optimizer.clip_norm = 0.0
-        config.objective = {
-            "name": "sgd",
-            "teacher": "averaged",
-            "classification_weight": 1.0,
-            "consistency_weight": 2.0,
-            "sharpening": 3.0,
-            "align_classes": True,
-        }
-        config.augment = {"shift": 1.0, "rotate": 12.0, "scale": 0.2, "shear": 0.2, "elastic": 2.0}
     elif mode == "tiny":
         config.steps = config.eval_every = config.checkpoint_every = 20
         config.batch_size = 16
@@ -129,6 +112,6 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.model.update({"steps": (1, 1), "width": (4, 4), "head_steps": 1, "head_width": 8})
     elif mode != "full":
         raise ValueError(
-            f"configs/mnist.py: expected :full, :small, :density, :classifier or :tiny, got :{mode}"
+            f"configs/mnist.py: expected :full, :small, :density or :tiny, got :{mode}"
         )
     return config
