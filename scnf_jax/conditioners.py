@@ -1,8 +1,8 @@
-"""Networks for coupling layers: Flax Linen modules, and an adapter for ``flax.nnx``.
+"""Networks: Flax Linen modules for coupling layers and a classifier, an adapter for ``flax.nnx``.
 
 A conditioner is any object with ``init(key, x, context) -> params`` and
 ``apply(params, x, context) -> theta``; see :class:`~scnf_jax.bijectors.Conditioner`.
-Flax is imported in this file alone. Every network here adds ``W_x x + W_c context``
+Flax is imported in this file alone. Every conditioner here adds ``W_x x + W_c context``
 in its first layer, so that ``W_x x`` is computed once when labels are vmapped, and
 starts its last layer at zero.
 """
@@ -155,6 +155,9 @@ class ConvNet(nn.Module):
       num_outputs: of the result.
       width: channels of the first convolution, a multiple of 4; the others have twice as many.
       hidden: width of the dense layer.
+
+    References:
+      Wu, He 2018, "Group Normalization", section 3, https://arxiv.org/abs/1803.08494
     """
 
     num_outputs: int

@@ -271,7 +271,6 @@ def _joint_loss(
 ) -> Loss:
     anneal_steps = max(steps - objective.anneal_from, 1)
     # A classifier's p(x) is 1: then log p(x, y) is log p(y|x), and log p(x) is 0.
-    has_density = isinstance(model, SemiConditionalFlow)
     log_joint_of = model.log_posterior if isinstance(model, Classifier) else model.log_joint
 
     def view(key: Array, x: Array, changed: bool) -> Array:
@@ -344,7 +343,7 @@ def _joint_loss(
             metrics["consistency"] = agreement(second)
             loss += share * ramp * objective.consistency_weight * metrics["consistency"]
         metrics["loss"] = loss
-        if has_density:
+        if isinstance(model, SemiConditionalFlow):
             log_prob = jnp.mean(objectives.marginal_log_likelihood(log_joint, jnp.array(-1)))
             size = math.prod(first.shape[1:])
             metrics["bits_per_dim"] = bits_per_dim(log_prob, size, num_levels)

@@ -35,14 +35,14 @@ def classifier(
     Args:
       event_shape: of one image ``(H, W, C)``, edges divisible by 4.
       num_classes: K.
-      width: channels of the first convolution; the others have twice as many.
-      hidden: width of the dense layer.
+      width: see :class:`~scnf_jax.conditioners.ConvNet`.
+      hidden: see there.
 
     Returns:
       The model.
 
     Raises:
-      ValueError: for vectors, other edges, or widths below 1.
+      ValueError: for vectors or other edges; from ``init``, for widths that do not fit.
 
     Example:
       >>> model = classifier((8, 8, 1), num_classes=10, width=4, hidden=8)
