@@ -3,12 +3,14 @@
     python train.py --config=configs/mnist.py --workdir=runs/mnist-0
     python train.py --config=configs/mnist.py:small
     python train.py --config=configs/mnist.py:density
+    python train.py --config=configs/mnist.py:classifier
 
 The third needs the first to have finished. 55 minutes on two cores. Expect 2.2-2.4% test error and
 1.6 bits/dim (measured with label draws 2 and 3: 2.27% both). ``:density`` learns from the labels
 of the run in ``runs/mnist-SEED``, in 100 minutes more on one core (draws 2 and 3: 2.34% and 1.057,
 2.63% and 1.052). ``:small`` takes 45 minutes on one core, for 2.2-2.4% and 1.7 bits/dim (draws
-0-3: 2.20, 2.37, 2.33, 2.30%).
+0-3: 2.20, 2.37, 2.33, 2.30%). ``:classifier`` has no density; ten minutes on one core (draws 2 and
+3: 1.15 and 1.19%).
 """
 
 from ml_collections import ConfigDict
@@ -16,11 +18,12 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(mode: str = "full") -> ConfigDict:
-    """``:small``, ``:density`` or ``:tiny`` behind the file's name.
+    """``:small``, ``:density``, ``:classifier`` or ``:tiny`` behind the file's name.
 
     ``:small`` has narrow conditioners of two convolutions; ``:density`` trains for the likelihood,
-    with the labels that a run of the full settings gives all train images; ``:tiny`` trains 20
-    steps of a smaller flow, as a check.
+    with the labels that a run of the full settings gives all train images; ``:classifier`` is a
+    convolutional network for p(y|x) alone, by consistency; ``:tiny`` trains 20 steps of a smaller
+    flow, as a check.
     """
     config = ConfigDict()
     config.dataset = "mnist"
@@ -105,6 +108,21 @@ def get_config(mode: str = "full") -> ConfigDict:
             "anneal_to": 1.0,
         }
         config.augment = {}
+    elif mode == "classifier":
+        config.batch_size = 128
+        config.steps = 5000
+        config.steps_per_call = 20
+        config.model = {"name": "classifier", "width": 24}
+        config.optimizer.clip_norm = 0.0
+        config.objective = {
+            "name": "sgd",
+            "teacher": "averaged",
+            "classification_weight": 1.0,
+            "consistency_weight": 2.0,
+            "self_training_weight": 1.0,
+            "sharpening": 3.0,
+        }
+        config.augment = {"shift": 1.0, "rotate": 12.0, "scale": 0.2, "shear": 0.2, "elastic": 2.0}
     elif mode == "tiny":
         config.steps = config.eval_every = config.checkpoint_every = 20
         config.batch_size = 16
@@ -112,6 +130,6 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.model.update({"steps": (1, 1), "width": (4, 4), "head_steps": 1, "head_width": 8})
     elif mode != "full":
         raise ValueError(
-            f"configs/mnist.py: expected :full, :small, :density or :tiny, got :{mode}"
+            f"configs/mnist.py: expected :full, :small, :density, :classifier or :tiny, got :{mode}"
         )
     return config

@@ -36,7 +36,9 @@ class ObjectiveOptions:
       consistency_weight: of the consistency between two views of every row.
       self_training_weight: of the cross-entropy of the first view to the same target, from
         ``refresh_from`` on. Where the E-step's parameters are kept for many steps, their
-        posterior of an object is a label for that time, and this holds the model to it.
+        posterior of an object is a label for that time, and this holds the model to it. A
+        classifier, which has no likelihood, learns of unlabelled objects as they are from
+        this term alone.
       view_weight: of the likelihood of the second view. A density that has seen images as
         they are alone is erratic on views, and the sharper it is the more.
       consistency_rampup: steps over which the consistency weight rises from 0.
@@ -48,7 +50,9 @@ class ObjectiveOptions:
       sharpening: power of the consistency target's probabilities; above 1 the target is
         surer than what the first view says.
       align_classes: whether the consistency targets are divided by how often they have named
-        each class lately; for classes that are about equally frequent.
+        each class lately; for classes that are about equally frequent. It acts in every step
+        until they are named equally often: in long runs it moves objects of the frequent
+        classes to the rare ones.
       temperature: divides ``log p(x, y)`` in the classification and consistency terms. A
         flow's posterior is nearly 0 or 1 long before it is right; at a temperature of
         some fraction of the number of dimensions these terms stay sensitive for longer.

@@ -63,6 +63,7 @@ SECTIONS: dict[str, Sequence[Row]] = {
         ),
         Row("this project's own, small", "configs/mnist.py:small"),
         *_seven("mnist_table", published=True),
+        Row("classifier by consistency, no density", "configs/mnist.py:classifier"),
         *_MNIST_BASELINES,
     ],
     "Digits": [
