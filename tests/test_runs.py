@@ -240,6 +240,19 @@ def test_steps_that_were_skipped_do_not_spoil_the_curves(tmp_path: Path) -> None
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 
+def test_curves_of_a_model_without_a_density_show_its_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"step": step, "split": "train", "loss": 1.0 / step} for step in (1, 2, 4)]
+    records.append({"step": 4, "split": "test", "error_percent": 10.0})
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    figures.plot_curves(tmp_path / "curves.png", records, discrete=True)
+    left, _ = drawn[0].axes
+    assert left.get_title() == "loss"
+    assert [list(line.get_ydata()) for line in left.lines] == [[1.0, 0.5, 0.25]]
+
+
 @pytest.mark.slow
 def test_images_that_cannot_be_drawn_are_trained_on(tmp_path: Path) -> None:
     rng = np.random.RandomState(0)

@@ -14,7 +14,7 @@ from scnf_jax.scnf import SemiConditionalFlow
 
 
 def plot_curves(path: Path, records: Sequence[Mapping[str, Any]], discrete: bool) -> None:
-    """Draws bits/dim and error over the steps.
+    """Draws bits/dim, or the loss of a model without a density, and error over the steps.
 
     Args:
       path: of the PNG.
@@ -22,23 +22,30 @@ def plot_curves(path: Path, records: Sequence[Mapping[str, Any]], discrete: bool
       discrete: whether bits/dim counts grey levels; for the axis label.
     """
     figure, axes = subplots(1, 2, figsize=(10, 3.8))
+    dense = any("bits_per_dim" in r for r in records)
+    measure = "bits_per_dim" if dense else "loss"
     for split, color in (("train", "tab:gray"), ("test", "tab:blue")):
-        rows = [r for r in records if r["split"] == split and "bits_per_dim" in r]
-        axes[0].plot(
-            [r["step"] for r in rows], [r["bits_per_dim"] for r in rows], color=color, label=split
-        )
+        rows = [r for r in records if r["split"] == split and measure in r]
+        if rows:
+            steps, values = [r["step"] for r in rows], [r[measure] for r in rows]
+            axes[0].plot(steps, values, color=color, label=split)
     rows = [r for r in records if "error_percent" in r]
     steps, errors = [r["step"] for r in rows], [r["error_percent"] for r in rows]
     axes[1].plot(steps, errors, color="tab:blue", marker="o", markersize=3)
-    bits = [r["bits_per_dim"] for r in records if math.isfinite(r.get("bits_per_dim", math.nan))]
-    if bits:
+    values = [r[measure] for r in records if math.isfinite(r.get(measure, math.nan))]
+    if values:
         # The first steps, before the flow knows the scale of the data, would flatten the rest.
-        low, high = min(bits), float(np.percentile(bits, 95))
+        low, high = min(values), float(np.percentile(values, 95))
         margin = 0.05 * (high - low) or 0.1
         axes[0].set_ylim(low - margin, high + margin)
-    kind = "bits/dim" if discrete else "bits/dim (differential)"
-    axes[0].set(xlabel="step", ylabel=kind, title="negative log-likelihood")
-    axes[0].legend()
+    title, unit = "loss", "nats an object"
+    if dense:
+        title, unit = "negative log-likelihood", "bits/dim"
+        if not discrete:
+            unit += " (differential)"
+    axes[0].set(xlabel="step", ylabel=unit, title=title)
+    if axes[0].lines:
+        axes[0].legend()
     axes[1].set(xlabel="step", ylabel="error, %", title="test error")
     axes[1].set_ylim(bottom=0)
     save(figure, path)
