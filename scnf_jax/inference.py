@@ -74,6 +74,11 @@ class Engine:
             self._sample = jax.jit(run.model.sample)
 
     @property
+    def has_density(self) -> bool:
+        """Whether the model is a flow, and not M1+M2 or a classifier."""
+        return isinstance(self.run.model, SemiConditionalFlow)
+
+    @property
     def flow(self) -> SemiConditionalFlow:
         """The model, where it has a density.
 
@@ -132,7 +137,7 @@ class Engine:
 
     def scores_of_batch(self, x: np.ndarray, part: slice) -> Scores:
         """Scores of the rows ``part`` of a larger whole; ``x`` holds those rows alone."""
-        if not isinstance(self.run.model, SemiConditionalFlow):
+        if not self.has_density:
             return Scores(self._run(self._log_posterior, x, self._rows(part)), None, None)
         log_joint = self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
         log_prob = np.logaddexp.reduce(log_joint, -1)

@@ -149,6 +149,10 @@ def test_verbs_do_with_it_what_needs_no_density(
     assert "bits/dim" not in capsys.readouterr().out
     assert __main__.main(["export", str(run), f"--output={tmp_path / 'shared'}"]) == 0
     assert "# Classifier" in (tmp_path / "shared" / "README.md").read_text()
+    assert __main__.main(["report", str(run), "--max-objects=20"]) == 0
+    page = (run / "report.html").read_text()
+    assert all(name in page for name in ("test error", "predicted class", "Loss and test error"))
+    assert not any(name in page for name in ("bits/dim</div>", "z_h", "scnf_jax leak"))
     for verb in (["sample", str(run), "--label=1"], ["suggest", str(run)]):
         assert __main__.main(verb) != 0
         assert "expected a flow, got classifier" in capsys.readouterr().err

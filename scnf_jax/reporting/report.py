@@ -68,7 +68,8 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
     """Evaluates a run, studies it, draws it, and writes ``report.html`` into its folder.
 
     Beside the page are the records and the figures that it shows: ``evaluation.json``,
-    ``leak.json``, ``relabelling.json``, ``outliers.json``, and PNG files.
+    ``leak.json``, ``relabelling.json``, ``outliers.json``, and PNG files. Of a model without a
+    density there are the classes and the curves.
 
     Args:
       engine: of the model.
@@ -79,10 +80,8 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
       Path of the page.
 
     Raises:
-      ValueError: for a model without a density.
       OSError: where the folder cannot be written.
     """
-    engine.require_density()
     folder = engine.run.folder
     scores = engine.scores(dataset.test_x)
     evaluation = evaluate_scores(scores, dataset.test_y)
@@ -90,20 +89,12 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
     write_json(folder / "evaluation.json", evaluation)
     parts = [_section("Classes", _pictures(folder, dict(zip(figures, _CAPTIONS, strict=True))))]
     leak: dict[str, Any] | None = None
-    told = f"Not measured: the probes need {MIN_OBJECTS} train and test objects with a known label."
-    if min((dataset.train_y >= 0).sum(), len(dataset.test_y)) >= MIN_OBJECTS:
-        leak = leak_record(measure_leak(engine, dataset, max_objects, max_objects))
-        write_json(folder / "leak.json", leak)
-        told = leak_table(leak)
-    parts.append(_section("What z_h still tells of the class", to_html(told)))
-    if dataset.num_levels is not None:
-        accepted = relabelling_acceptance(engine, dataset, min(max_objects, 500))._asdict()
-        write_json(folder / "relabelling.json", accepted)
-        parts.append(_section("Relabelling", to_html(acceptance_text(accepted))))
-        outliers = outlier_study(engine, dataset, {}, max_objects, folder)
-        write_json(folder / "outliers.json", outliers)
-        drawn = _pictures(folder, {"densities.png": "Density of the test set and of others."})
-        parts.append(_section("Outliers", to_html(outlier_table(outliers)) + drawn))
+    if engine.has_density:
+        leak = _leak(engine, dataset, max_objects)
+        told = _NO_LEAK if leak is None else leak_table(leak)
+        parts.append(_section("What z_h still tells of the class", to_html(told)))
+        if dataset.num_levels is not None:
+            parts += _of_images(engine, dataset, max_objects)
     captions = draw_figures(folder, engine, dataset, max_objects)
     if (folder / "density.png").exists():
         captions["density.png"] = "Density p(x), the labelled points and the decision boundary."
@@ -115,6 +106,31 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
     return path
 
 
+def _leak(engine: Engine, dataset: Dataset, max_objects: int) -> dict[str, Any] | None:
+    """Measures what latents tell of the class; None where there are too few objects."""
+    if min((dataset.train_y >= 0).sum(), len(dataset.test_y)) < MIN_OBJECTS:
+        return None
+    leak = leak_record(measure_leak(engine, dataset, max_objects, max_objects))
+    write_json(engine.run.folder / "leak.json", leak)
+    return leak
+
+
+def _of_images(engine: Engine, dataset: Dataset, max_objects: int) -> list[str]:
+    """The sections that a flow of images has beside."""
+    folder = engine.run.folder
+    accepted = relabelling_acceptance(engine, dataset, min(max_objects, 500))._asdict()
+    write_json(folder / "relabelling.json", accepted)
+    outliers = outlier_study(engine, dataset, {}, max_objects, folder)
+    write_json(folder / "outliers.json", outliers)
+    drawn = _pictures(folder, {"densities.png": "Density of the test set and of others."})
+    return [
+        _section("Relabelling", to_html(acceptance_text(accepted))),
+        _section("Outliers", to_html(outlier_table(outliers)) + drawn),
+    ]
+
+
+_NO_LEAK = f"Not measured: the probes need {MIN_OBJECTS} train and test objects with a known label."
+_OF_A_FLOW = ("leak", "outliers", "figures")
 _CAPTIONS = (
     "Confidence against accuracy: bars below the line are too sure of themselves.",
     "Test objects by true and predicted class.",
@@ -131,11 +147,10 @@ def _page(
 ) -> str:
     run = engine.run
     name = f"{run.options.dataset}, {summary.get('num_labelled', 'all')} labels"
-    numbers = {
-        f"{run.test_name} error": f"{evaluation['error_percent']:.2f}%",
-        "bits/dim": f"{evaluation['bits_per_dim']:.3f}",
-        "calibration error": f"{evaluation['ece_percent']:.2f}%",
-    }
+    numbers = {f"{run.test_name} error": f"{evaluation['error_percent']:.2f}%"}
+    if engine.has_density:
+        numbers["bits/dim"] = f"{evaluation['bits_per_dim']:.3f}"
+    numbers["calibration error"] = f"{evaluation['ece_percent']:.2f}%"
     if leak is not None:
         best = max(p["accuracy_percent"] for p in leak["probes"]["z_h, true label"].values())
         numbers[f"best probe on z_h (chance {leak['chance_percent']:.0f}%)"] = f"{best:.1f}%"
@@ -211,6 +226,6 @@ def _commands(engine: Engine) -> str:
     lines = [f"{run.command} --workdir={run.folder.name}"] if run.command else []
     lines += [
         f"python -m scnf_jax {verb} {run.folder.name}"
-        for verb in ("evaluate", "leak", "outliers", "figures", "report")
+        for verb in ("evaluate", *(_OF_A_FLOW if engine.has_density else ()), "report")
     ]
     return f"<pre>{escape(chr(10).join(lines))}</pre>"

@@ -148,11 +148,11 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) -> dict[str, str]:
-    """Draws curves, embeddings of the latents and, of images, the gallery.
+    """Draws curves and, of a flow, embeddings of the latents and, of images, the gallery.
 
     Args:
       folder: of the PNG files.
-      engine: of a model with a density.
+      engine: of the model.
       dataset: that it was trained on.
       max_test: test objects that are embedded, drawn.
 
@@ -163,7 +163,10 @@ def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) 
     records = read_metrics(engine.run.folder)
     if records:
         plot_curves(folder / "curves.png", records, dataset.num_levels is not None)
-        captions["curves.png"] = "Negative log-likelihood and test error during training."
+        measure = "Negative log-likelihood" if engine.has_density else "Loss"
+        captions["curves.png"] = f"{measure} and test error during training."
+    if not engine.has_density:
+        return captions
     rows = at_most(max_test, np.arange(len(dataset.test_y)))
     x, y = dataset.test_x[rows], dataset.test_y[rows]
     latents = engine.encode(x, y)
