@@ -13,7 +13,7 @@ from scnf_jax import parallel
 from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.data.batches import joined, padded, slices
 from scnf_jax.loading import LoadedRun
-from scnf_jax.losses import evaluation_keys, make_numbered_input
+from scnf_jax.losses import evaluation_keys, make_classified_input, make_numbered_input
 from scnf_jax.metrics import bits_per_dim
 from scnf_jax.scnf import Latents, SemiConditionalFlow
 
@@ -51,7 +51,8 @@ class Engine:
     """Compiled functions of one trained model.
 
     The dequantisation noise of an object is a function of ``seed`` and of the object's
-    number, so that results do not depend on the size of the batches.
+    number, so that results do not depend on the size of the batches. Objects are classified where
+    the run's ``posterior_at`` says.
 
     Args:
       run: the trained model.
@@ -66,6 +67,8 @@ class Engine:
         self.run, self.batch_size = run, batch_size
         self._keys = evaluation_keys(seed)
         self._prepare = make_numbered_input(run.model, run.num_levels)
+        self._posterior_at = run.options.posterior_at
+        self._classified = make_classified_input(run.model, run.num_levels, self._posterior_at)
         self._log_joint = jax.jit(self._log_joint_of)
         self._log_posterior = jax.jit(self._log_posterior_of)
         self._encode = jax.jit(self._encode_of)
@@ -105,7 +108,8 @@ class Engine:
         return self.flow.log_joint(params, self._objects(x, rows))
 
     def _log_posterior_of(self, params: Params, x: Array, rows: Array) -> Array:
-        return self.run.model.log_posterior(params, self._objects(x, rows))
+        x = self._classified(self._keys.noise, rows, x)
+        return self.run.model.log_posterior(params, x)
 
     def _encode_of(self, params: Params, x: Array, rows: Array, label: Array) -> Latents:
         return self.flow.encode(params, self._objects(x, rows), label)
@@ -137,12 +141,14 @@ class Engine:
 
     def scores_of_batch(self, x: np.ndarray, part: slice) -> Scores:
         """Scores of the rows ``part`` of a larger whole; ``x`` holds those rows alone."""
-        if not self.has_density:
-            return Scores(self._run(self._log_posterior, x, self._rows(part)), None, None)
-        log_joint = self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
-        log_prob = np.logaddexp.reduce(log_joint, -1)
-        bits = bits_per_dim(log_prob, self.run.num_dims, self.run.num_levels)
-        return Scores(log_joint - log_prob[:, None], log_prob, bits)
+        log_prob = bits = None
+        if self.has_density:
+            log_joint = self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
+            log_prob = np.logaddexp.reduce(log_joint, -1)
+            bits = bits_per_dim(log_prob, self.run.num_dims, self.run.num_levels)
+            if self._posterior_at == "noise":
+                return Scores(log_joint - log_prob[:, None], log_prob, bits)
+        return Scores(self._run(self._log_posterior, x, self._rows(part)), log_prob, bits)
 
     def scores(self, x: np.ndarray) -> Scores:
         """Scores of objects as stored: grey levels or vectors ``[N, *event]``."""

@@ -16,6 +16,7 @@ from scnf_jax.models import Classifier, Model, StackedVAE
 from scnf_jax.options import check_choice, check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 
+POSTERIOR_AT = ("noise", "middle")
 _MOVES = ("translate", "shift", "rotate", "scale", "shear", "elastic")
 
 
@@ -404,14 +405,48 @@ def make_numbered_input(
     return jax.vmap(one, in_axes=(None, 0, 0))
 
 
-def make_scores(
-    model: Model, num_levels: int | None
-) -> Callable[[Params, Array, Array], tuple[Array | None, Array]]:
-    """What an evaluation computes of every row.
+def make_classified_input(
+    model: Model, num_levels: int | None, posterior_at: str
+) -> Callable[[Array, Array, Array], Array]:
+    """As :func:`make_numbered_input`, for ``p(y|x)``.
 
     Args:
       model: see :func:`make_loss`.
       num_levels: see :func:`make_loss`.
+      posterior_at: ``noise``: the same objects. ``middle``: ``(v + 1/2) / num_levels`` for grey
+        levels ``v``, whatever the key is.
+
+    Raises:
+      ValueError: for ``middle`` where nothing has noise.
+    """
+    if posterior_at == "noise":
+        return make_numbered_input(model, num_levels)
+    if num_levels is None or isinstance(model, StackedVAE):
+        raise ValueError(
+            f"posterior_at: expected 'noise', got {posterior_at!r}, which is for grey levels with "
+            "dequantisation noise; vectors and m1m2 have none"
+        )
+
+    def prepare(key: Array, numbers: Array, x: Array) -> Array:
+        del key, numbers
+        return (x.astype(jnp.float32) + 0.5) / num_levels
+
+    return prepare
+
+
+def make_scores(
+    model: Model, num_levels: int | None, posterior_at: str = "noise"
+) -> Callable[[Params, Array, Array], tuple[Array | None, Array]]:
+    """What an evaluation computes of every row.
+
+    The density is that of one draw of the dequantisation noise. A sharp density puts much of what
+    it knows into this noise, of the background above all, and other draws of it may tip the
+    posterior over; the middle of the grey levels is free of that, and costs a second pass.
+
+    Args:
+      model: see :func:`make_loss`.
+      num_levels: see :func:`make_loss`.
+      posterior_at: see :func:`make_classified_input`.
 
     Returns:
       ``(params, numbers, stored rows) -> (log p(x) [batch], log p(y|x) [batch, K])``; None
@@ -419,13 +454,15 @@ def make_scores(
       which their noise is drawn.
     """
     prepare = make_numbered_input(model, num_levels)
+    classified = make_classified_input(model, num_levels, posterior_at)
 
-    def scores(params: Params, numbers: Array, x: Array) -> tuple[Array | None, Array]:
-        x = prepare(evaluation_keys().noise, numbers, x)
-        if not isinstance(model, SemiConditionalFlow):
-            return None, model.log_posterior(params, x)
-        log_joint = model.log_joint(params, x)
-        marginal = jax.nn.logsumexp(log_joint, -1)
-        return marginal, log_joint - marginal[:, None]
+    def scores(params: Params, numbers: Array, stored: Array) -> tuple[Array | None, Array]:
+        noise, marginal = evaluation_keys().noise, None
+        if isinstance(model, SemiConditionalFlow):
+            log_joint = model.log_joint(params, prepare(noise, numbers, stored))
+            marginal = jax.nn.logsumexp(log_joint, -1)
+            if posterior_at == "noise":
+                return marginal, log_joint - marginal[:, None]
+        return marginal, model.log_posterior(params, classified(noise, numbers, stored))
 
     return scores

@@ -151,6 +151,7 @@ def build(options: RunOptions, dataset: Dataset, mesh: Mesh) -> tuple[Model, Tra
         steps_per_call=options.chunk,
         eval_batch_size=options.eval_batch_size,
         init_batch_size=options.init_batch_size,
+        posterior_at=options.posterior_at,
     )
     return model, trainer
 

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scnf_jax.losses import AugmentOptions, ObjectiveOptions
-from scnf_jax.options import check_positive, check_range, from_mapping
+from scnf_jax.losses import POSTERIOR_AT, AugmentOptions, ObjectiveOptions
+from scnf_jax.options import check_choice, check_positive, check_range, from_mapping
 from scnf_jax.training import OptimizerOptions
 
 
@@ -80,6 +80,9 @@ class RunOptions(LabelOptions):
         right, so that a label is what five posteriors say together; 0: the image alone.
       pseudo_label_share: of the objects of each class, the surest first, that get one; see
         :func:`~scnf_jax.pseudo_labels.surest_labels`.
+      posterior_at: where in its grey levels an image is classified: ``noise``, the draw at which
+        its density is evaluated, or ``middle``, without noise; see
+        :func:`~scnf_jax.losses.make_scores`.
       stream: whether train objects stay on disk and are read as they are needed; see
         :func:`~scnf_jax.data.load_dataset`.
       optimizer: see :class:`~scnf_jax.training.OptimizerOptions`.
@@ -99,6 +102,7 @@ class RunOptions(LabelOptions):
     pseudo_labels: str | None = None
     pseudo_label_shift: int = 0
     pseudo_label_share: float = 1.0
+    posterior_at: str = "noise"
     stream: bool | None = None
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
     objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
@@ -116,6 +120,7 @@ class RunOptions(LabelOptions):
             "init_batch_size",
         ):
             check_positive(field, getattr(self, field))
+        check_choice("posterior_at", self.posterior_at, POSTERIOR_AT)
         check_range("pseudo_label_shift", self.pseudo_label_shift, 0)
         check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
 

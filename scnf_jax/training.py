@@ -232,6 +232,7 @@ def make_trainer(
     steps_per_call: int = 1,
     eval_batch_size: int = 500,
     init_batch_size: int = 512,
+    posterior_at: str = "noise",
 ) -> Trainer:
     """Builds the functions that train and evaluate a model.
 
@@ -248,6 +249,7 @@ def make_trainer(
       steps_per_call: of ``run_chunk``.
       eval_batch_size: rows that ``evaluate`` puts through the model at a time.
       init_batch_size: rows that data-dependent layers are initialised on.
+      posterior_at: where ``evaluate`` classifies; see :func:`~scnf_jax.losses.make_scores`.
 
     Returns:
       The functions.
@@ -262,7 +264,7 @@ def make_trainer(
     rows_sharding, whole = parallel.by_row(mesh), parallel.replicated(mesh)
     loss = make_loss(model, objective, augment, num_levels, steps)
     prepare = make_input(model, num_levels)
-    scores_of = make_scores(model, num_levels)
+    scores_of = make_scores(model, num_levels, posterior_at)
     needs_em_params = objective.name == "em" and objective.refresh_every > 1
     if objective.teacher == "averaged" and not optimizer.ema_decay:
         raise ValueError(

@@ -220,6 +220,11 @@ def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
             "with an even C",
         ),
         ({"labelled_fraction": "0.3"}, "labelled_fraction: expected"),
+        (
+            {"posterior_at": "center"},
+            "posterior_at: expected one of 'noise', 'middle', got 'center'",
+        ),
+        ({"posterior_at": "middle"}, "posterior_at: expected 'noise', got 'middle', .* vectors"),
     ],
 )
 def test_bad_configs(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -18,6 +18,7 @@ from scnf_jax.__main__ import main
 from scnf_jax.data import load_dataset
 from scnf_jax.data.files import read_png, write_png
 from scnf_jax.inference import Engine, Scores
+from scnf_jax.losses import make_scores
 from scnf_jax.verbs import VERBS, scoring
 from scnf_jax.verbs.labelling import _candidates
 
@@ -120,6 +121,27 @@ def test_predict_and_score_by_any_batch(
     flagged = np.array([row["outlier"] == "1" for row in scored])
     assert 0 < flagged.mean() < 0.6
     assert measured[flagged].max() < measured[~flagged].min()
+
+
+def test_objects_are_classified_where_the_run_says(run: Path, tmp_path: Path) -> None:
+    """At noise or in the middle of grey levels, in training and after it; the density is of both."""
+    x, middle = DIGITS.test_x[:50], ((DIGITS.test_x[:50] + 0.5) / 17).astype(np.float32)
+    shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((run / "config.json").read_text())
+    settings["config"]["posterior_at"] = "middle"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    loaded = scnf_jax.load_run(tmp_path / "run")
+    scores, noisy = Engine(loaded).scores(x), Engine(scnf_jax.load_run(run)).scores(x)
+    expected = jax.jit(loaded.model.log_posterior)(loaded.params, middle)
+    np.testing.assert_allclose(scores.log_posterior, expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(noisy.log_posterior - expected).max() > 0.01
+    np.testing.assert_array_equal(scores.log_prob, noisy.log_prob)
+    trained = jax.jit(make_scores(loaded.model, 17, "middle"))(loaded.params, np.arange(50), x)
+    np.testing.assert_allclose(trained[0], scores.log_prob, rtol=1e-5)
+    np.testing.assert_allclose(trained[1], expected, rtol=1e-3, atol=1e-3)
+    summary = runs.train(runs.prepare(loaded.config, tmp_path / "run"))  # whole: it is evaluated
+    error = 100 * np.mean(Engine(loaded).scores(DIGITS.test_x).label != DIGITS.test_y)
+    assert summary["test_error_percent"] == pytest.approx(error)
 
 
 def test_the_quantile_is_of_train_objects(

@@ -86,6 +86,8 @@ def results(run: LoadedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
         rows["log p(x)"] = f"{evaluation['log_prob_nats']:.1f} nats an object"
         if run.num_levels is not None:
             rows["dequantisation noise"] = "one draw"
+    if run.options.posterior_at == "middle":
+        rows["classified at"] = "the middle of grey levels, without noise"
     rows["calibration error (ECE)"] = f"{evaluation['ece_percent']:.2f}%"
     at = evaluation["error_percent_at_coverage"]
     rows["error where it may abstain"] = ", ".join(
