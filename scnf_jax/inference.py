@@ -27,7 +27,7 @@ class Scores(NamedTuple):
     Attributes:
       log_posterior: ``log p(y = k | x) [N, K]``.
       log_prob: ``log p(x) [N]`` in nats on the scale of [0, 1); None for a model without
-        a density.
+        a density, or where it was not asked for.
       bits_per_dim: the same in bits per dimension ``[N]``.
     """
 
@@ -139,10 +139,13 @@ class Engine:
     def _rows(self, part: slice) -> np.ndarray:
         return np.arange(part.start, part.stop, dtype=np.int32)
 
-    def scores_of_batch(self, x: np.ndarray, part: slice) -> Scores:
-        """Scores of the rows ``part`` of a larger whole; ``x`` holds those rows alone."""
+    def scores_of_batch(self, x: np.ndarray, part: slice, density: bool = True) -> Scores:
+        """Scores of the rows ``part`` of a larger whole; ``x`` holds those rows alone.
+
+        Without ``density`` a pass is saved where objects are classified in the middle.
+        """
         log_prob = bits = None
-        if self.has_density:
+        if self.has_density and (density or self._posterior_at == "noise"):
             log_joint = self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
             log_prob = np.logaddexp.reduce(log_joint, -1)
             bits = bits_per_dim(log_prob, self.run.num_dims, self.run.num_levels)
@@ -150,9 +153,9 @@ class Engine:
                 return Scores(log_joint - log_prob[:, None], log_prob, bits)
         return Scores(self._run(self._log_posterior, x, self._rows(part)), log_prob, bits)
 
-    def scores(self, x: np.ndarray) -> Scores:
+    def scores(self, x: np.ndarray, density: bool = True) -> Scores:
         """Scores of objects as stored: grey levels or vectors ``[N, *event]``."""
-        parts = [self.scores_of_batch(x[part], part) for part in self.batches(len(x))]
+        parts = [self.scores_of_batch(x[part], part, density) for part in self.batches(len(x))]
         return Scores(*joined(parts))
 
     def labels(self, x: np.ndarray, choice: str, given: np.ndarray | None = None) -> np.ndarray:
@@ -189,7 +192,7 @@ class Engine:
                 )
             if (given >= 0).all():
                 return given.astype(np.int32)
-        log_posterior = self.scores(x).log_posterior
+        log_posterior = self.scores(x, density=False).log_posterior
         if choice == "sampled":
             drawn = jax.random.categorical(self._keys.label, jnp.asarray(log_posterior))
             return np.asarray(drawn, np.int32)

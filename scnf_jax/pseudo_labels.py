@@ -114,8 +114,8 @@ def add_pseudo_labels(
     parts = []
     for part in engine.batches(len(labels)):
         views = _moved(take(x, part), shift)
-        scores = [engine.scores_of_batch(view, part).log_posterior for view in views]
-        parts.append(np.mean(scores, 0))
+        scores = [engine.scores_of_batch(view, part, density=False) for view in views]
+        parts.append(np.mean([each.log_posterior for each in scores], 0))
     pseudo = surest_labels(np.concatenate(parts), options.pseudo_label_share)
     return np.where(labels < 0, pseudo, labels)
 

@@ -84,7 +84,8 @@ class Pixels:
     def batches(self, num: int) -> Iterator[slice]:
         yield from (slice(0, 20), slice(20, num))
 
-    def scores_of_batch(self, x: np.ndarray, part: slice) -> Scores:
+    def scores_of_batch(self, x: np.ndarray, part: slice, density: bool = False) -> Scores:
+        assert not density
         assert len(x) == part.stop - part.start
         log_joint = x.reshape(len(x), -1) @ self.weights
         return Scores(log_joint - np.logaddexp.reduce(log_joint, -1)[:, None], None, None)

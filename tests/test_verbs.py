@@ -136,6 +136,9 @@ def test_objects_are_classified_where_the_run_says(run: Path, tmp_path: Path) ->
     np.testing.assert_allclose(scores.log_posterior, expected, rtol=1e-3, atol=1e-3)
     assert np.abs(noisy.log_posterior - expected).max() > 0.01
     np.testing.assert_array_equal(scores.log_prob, noisy.log_prob)
+    alone = Engine(loaded).scores(x, density=False)
+    assert alone.log_prob is None
+    np.testing.assert_array_equal(alone.log_posterior, scores.log_posterior)
     trained = jax.jit(make_scores(loaded.model, 17, "middle"))(loaded.params, np.arange(50), x)
     np.testing.assert_allclose(trained[0], scores.log_prob, rtol=1e-5)
     np.testing.assert_allclose(trained[1], expected, rtol=1e-3, atol=1e-3)

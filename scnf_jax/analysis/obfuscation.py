@@ -187,7 +187,7 @@ def measure_leak(
             probe: run_probe(PROBES[probe](seed), train, test, num_classes) for probe in probes
         }
     test_y = parts[1][1]
-    scores = engine.scores(parts[1][0])
+    scores = engine.scores(parts[1][0], density=False)
     return Leak(
         chance_percent=100.0 * float(np.bincount(test_y).max() / len(test_y)),
         model_accuracy_percent=100.0 * float(np.mean(scores.label == test_y)),

@@ -63,7 +63,7 @@ def _suggest(arguments: argparse.Namespace) -> str:
     labels = seen_labels(options, dataset, earlier)
     rows = _candidates(labels, arguments.max_train)
     x = take(dataset.train_x, rows)
-    scores = engine.scores(x)
+    scores = engine.scores(x, density=False)
     found = suggest(
         flat(engine.encode(x, scores.label.astype(np.int32)).z_f),
         scores.log_posterior,

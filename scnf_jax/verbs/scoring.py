@@ -89,7 +89,7 @@ def _predict(arguments: argparse.Namespace) -> str:
     def rows(scores: Scores) -> list[np.ndarray]:
         return [scores.label, *np.exp(scores.log_posterior).T]
 
-    return _write(arguments, engine, objects, columns, rows)
+    return _write(arguments, engine, objects, columns, rows, density=False)
 
 
 def _score(arguments: argparse.Namespace) -> str:
@@ -116,20 +116,24 @@ def _write(
     objects: Objects,
     columns: Sequence[str],
     rows: Callable[[Scores], list[np.ndarray]],
+    density: bool = True,
 ) -> str:
     """Scores a batch after the other and writes each before the next is read."""
     path = output_path(arguments, engine, "", [".csv", ".npz"])
     write = _write_csv if path.suffix == ".csv" else _write_npz
     with replacing(path) as temporary:
-        write(temporary, columns, _batches(engine, objects, rows))
+        write(temporary, columns, _batches(engine, objects, rows, density))
     return f"{path}: {len(objects)} objects, columns {', '.join(columns)}"
 
 
 def _batches(
-    engine: Engine, objects: Objects, rows: Callable[[Scores], list[np.ndarray]]
+    engine: Engine,
+    objects: Objects,
+    rows: Callable[[Scores], list[np.ndarray]],
+    density: bool,
 ) -> Iterator[list[Any]]:
     for part in engine.batches(len(objects)):
-        yield [objects.names[part], *rows(engine.scores_of_batch(objects[part], part))]
+        yield [objects.names[part], *rows(engine.scores_of_batch(objects[part], part, density))]
 
 
 def _write_csv(path: Path, columns: Sequence[str], batches: Iterator[list[Any]]) -> None:
