@@ -19,6 +19,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.pseudo_labels = placeholder(str)  # a finished run's folder; not given: none
     config.pseudo_label_shift = 0
     config.pseudo_label_share = 1.0
+    config.posterior_at = "noise"
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.label_file = placeholder(str)  # CSV of labels by hand; not given: none

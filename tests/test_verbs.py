@@ -358,6 +358,7 @@ def test_export_and_back_bit_for_bit(
     assert before.step == after.step == 20
     card = (folder / "README.md").read_text()
     assert "test error" in card
+    assert "x float32 (grey level + 0.5) / 17, ['N', 8, 8, 1]" in card
     assert "python train.py --config=configs/digits.py" in card
     say(capsys, "evaluate", folder)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scnf_jax.loading import LoadedRun
-from scnf_jax.models import Classifier
+from scnf_jax.models import Classifier, StackedVAE
 from scnf_jax.scnf import SemiConditionalFlow
 
 _FLOW: tuple[str, ...] = (
@@ -97,6 +97,16 @@ def results(run: LoadedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
+def _input(run: LoadedRun) -> str:
+    """What the model takes: type, values, shape."""
+    scale = ""
+    if run.num_levels is not None and isinstance(run.model, StackedVAE):
+        scale = f" grey level / {run.num_levels - 1}"
+    elif run.num_levels is not None:
+        scale = f" (grey level + 0.5) / {run.num_levels}"
+    return f"x float32{scale}, {['N', *run.event_shape]}"
+
+
 def model_card(
     run: LoadedRun, summary: Mapping[str, Any], evaluation: Mapping[str, Any] | None
 ) -> str:
@@ -147,8 +157,7 @@ def model_card(
         "import jax, scnf_jax",
         "",
         'run = scnf_jax.load_run("THIS FOLDER")',
-        "jax.jit(run.model.log_posterior)(run.params, x)  # x float32"
-        f"{' in [0, 1)' if run.num_levels else ''}, {['N', *run.event_shape]}",
+        f"jax.jit(run.model.log_posterior)(run.params, x)  # {_input(run)}",
         "```",
         "",
         "`model.safetensors` holds arrays alone and `config.json` plain settings: no code in this",
