@@ -39,8 +39,8 @@ def run() -> list[dict[str, Any]]:
                 "objects": num,
                 "milliseconds": 1e3 * seconds["both"],
                 "objects/s": num / seconds["both"],
-                "p(y|x) alone, milliseconds": 1e3 * seconds["posterior"],
-                "p(y|x) alone, objects/s": num / seconds["posterior"],
+                "posterior alone, milliseconds": 1e3 * seconds["posterior"],
+                "posterior alone, objects/s": num / seconds["posterior"],
                 "compilations": len(compiled),
             }
         )

@@ -16,6 +16,7 @@ from scnf_jax.loading import load_run
 from scnf_jax.losses import AugmentOptions, ObjectiveOptions, make_loss
 from scnf_jax.models import m1m2
 from scnf_jax.objectives import mean_weight
+from scnf_jax.reporting.card import model_card
 from scnf_jax.runs import prepare, train
 
 MODEL = m1m2((4, 4, 1), 3, m1_steps=10, num_train=50, hidden=(8,), latent_dim=4, m2_hidden=6)
@@ -174,6 +175,7 @@ def test_a_run_trains_evaluates_and_loads(tmp_path: Path) -> None:
     wrong = np.argmax(posterior, -1) != digits.test_y
     assert summary["test_error_percent"] == pytest.approx(100 * wrong.mean(), abs=0.21)
     assert wrong.mean() < 0.75, "of ten classes it has learned to tell some"
+    assert "x float32 grey level / 16, ['N', 8, 8, 1]" in model_card(run, summary, None)
 
 
 @pytest.mark.parametrize(

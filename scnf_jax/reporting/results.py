@@ -58,7 +58,7 @@ SECTIONS: dict[str, Sequence[Row]] = {
     "MNIST": [
         Row("this project's own", "configs/mnist.py"),
         Row(
-            "this project's own, density, from the labels of the row above",
+            "this project's own, density, from the labels of `:classifier`",
             "configs/mnist.py:density",
         ),
         Row("this project's own, small", "configs/mnist.py:small"),
@@ -250,14 +250,15 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python -m scnf_jax table` from the records in `docs/results/`, one small JSON",
-        "file a run. Mean ± standard deviation over seeds; a seed decides which labels stay, and",
-        "all randomness of training. Bits/dim are exact, on unaugmented test objects with one draw",
-        "of the dequantisation noise. The columns headed *paper* are what Atanov et al. published",
-        "for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no density. Where",
-        "notes name `runs/NAME-{seed}`, that run goes first, with this folder as its `--workdir`.",
-        "Cores are those that a run might use; records from before 27 November 2026 have those of",
-        "the machine.",
+        "Written by `python -m scnf_jax table` from the records in `docs/results/`, one small",
+        "JSON file a run. Mean ± standard deviation over seeds; a seed decides which labels stay,",
+        "and all randomness of training. Bits/dim are exact, on unaugmented test objects with one",
+        "draw of the dequantisation noise, and errors are at this draw unless notes say",
+        "otherwise. The columns headed *paper* are what Atanov et al. published for MNIST, not",
+        "measured here; M1+M2 has a bound on re-binarised pixels, no density. Where notes name",
+        "`runs/NAME-{seed}`, that run goes first, with this folder as its `--workdir`. Cores are",
+        "those that a run might use; records from before 27 November 2026 have those of the",
+        "machine.",
     ]
     for title, rows in SECTIONS.items():
         lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
