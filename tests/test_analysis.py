@@ -191,7 +191,7 @@ class Guesser:
         trace = np.stack([noise, label != true], -1)  # of a label that is not the object's own
         return Latents(trace, ((true == 1)[:, None],), np.eye(3)[says])
 
-    def scores(self, x: np.ndarray) -> Scores:
+    def scores(self, x: np.ndarray, density: bool = True) -> Scores:
         return Scores(np.log(0.01 + 0.97 * np.eye(3)[x[:, 2]]), None, None)
 
     def labels(self, x: np.ndarray, choice: str) -> np.ndarray:
@@ -278,7 +278,9 @@ def plain() -> LoadedRun:
     body = bj.multiscale(bj.identity(), bj.identity())
     model = semi_conditional_flow(body, bj.identity(), 3, class_probs=(0.9, 0.07, 0.03))
     params = model.init(jax.random.key(0), jnp.zeros((1, 4)))
-    return LoadedRun(model, params, {}, 0, Path(), (4,), None, "")
+    config = dict.fromkeys(("steps", "batch_size", "eval_every", "checkpoint_every"), 1)
+    config |= {"dataset": "", "num_labelled": 0, "model": {}}
+    return LoadedRun(model, params, config, 0, Path(), (4,), None, "")
 
 
 def test_every_sample_is_another_one_and_the_temperature_counts(plain: LoadedRun) -> None:
