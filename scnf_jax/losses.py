@@ -16,7 +16,6 @@ from scnf_jax.models import Classifier, Model, StackedVAE
 from scnf_jax.options import check_choice, check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 
-POSTERIOR_AT = ("noise", "middle")
 _MOVES = ("translate", "shift", "rotate", "scale", "shear", "elastic")
 
 
@@ -417,13 +416,14 @@ def make_classified_input(
         levels ``v``, whatever the key is.
 
     Raises:
-      ValueError: for ``middle`` where nothing has noise.
+      ValueError: for another word, and for ``middle`` where nothing has noise.
     """
+    check_choice("posterior_at", posterior_at, ("noise", "middle"))
     if posterior_at == "noise":
         return make_numbered_input(model, num_levels)
     if num_levels is None or isinstance(model, StackedVAE):
         raise ValueError(
-            f"posterior_at: expected 'noise', got {posterior_at!r}, which is for grey levels with "
+            "posterior_at: expected 'noise', got 'middle', which is for grey levels with "
             "dequantisation noise; vectors and m1m2 have none"
         )
 

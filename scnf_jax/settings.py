@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scnf_jax.losses import POSTERIOR_AT, AugmentOptions, ObjectiveOptions
-from scnf_jax.options import check_choice, check_positive, check_range, from_mapping
+from scnf_jax.losses import AugmentOptions, ObjectiveOptions
+from scnf_jax.options import check_positive, check_range, from_mapping
 from scnf_jax.training import OptimizerOptions
 
 
@@ -120,7 +120,6 @@ class RunOptions(LabelOptions):
             "init_batch_size",
         ):
             check_positive(field, getattr(self, field))
-        check_choice("posterior_at", self.posterior_at, POSTERIOR_AT)
         check_range("pseudo_label_shift", self.pseudo_label_shift, 0)
         check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
 
