@@ -124,7 +124,7 @@ def test_predict_and_score_by_any_batch(
 
 
 def test_objects_are_classified_where_the_run_says(run: Path, tmp_path: Path) -> None:
-    """At noise or in the middle of grey levels, in training and after it; the density is of both."""
+    """At noise or in the middle of grey levels, in training and after it. The density is the same."""
     x, middle = DIGITS.test_x[:50], ((DIGITS.test_x[:50] + 0.5) / 17).astype(np.float32)
     shutil.copytree(run, tmp_path / "run")
     settings = json.loads((run / "config.json").read_text())

@@ -169,7 +169,7 @@ def _notes(record: Mapping[str, Any]) -> str:
         every = "every step" if period == 1 else f"every {period} steps"
         notes.append(f"E-step {every}" if not start else f"E-step every step, from {start} {every}")
     if config.get("posterior_at") == "middle":
-        notes.append("classified at the middle of grey levels")
+        notes.append("classified in the middle of grey levels")
     if record.get("evaluated_on") == "validation":
         notes.append("on held-out train objects")
     if config.get("num_labelled"):
