@@ -21,6 +21,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "Config to train, such as configs/digits.py; --config.KEY=VALUE overrides a setting.",
+    lock_config=False,  # also a setting that the file leaves at its default
+    accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder; default runs/NAME of the config. The same command resumes it."
@@ -47,9 +49,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         if "Traceback" in str(error):  # of a failure in a config file
             sys.exit(_complain(lines[-1]))
         message = " ".join(lines)
-        if isinstance(error, AttributeError | KeyError):  # a key, and a near one where there is
+        if isinstance(error, AttributeError | KeyError):  # a group, and a near one where there is
             key = message.strip("\"'").replace("'", "")
-            message = f"--config: the file lists no such setting for a flag to change: {key}"
+            message = f"--config: the file lists no such group of settings: {key}"
         sys.exit(_complain(message))
     return rest
 
