@@ -10,12 +10,13 @@ import jax.numpy as jnp
 
 from scnf_jax import objectives
 from scnf_jax.bijectors.base import Array, Params
-from scnf_jax.data import dequantize, random_view
+from scnf_jax.data import dequantize, middle, random_view
 from scnf_jax.metrics import bits_per_dim
 from scnf_jax.models import Classifier, Model, StackedVAE
 from scnf_jax.options import check_choice, check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 
+_LEVELS_AT = ("noise", "middle")
 _MOVES = ("translate", "shift", "rotate", "scale", "shear", "elastic")
 
 
@@ -33,7 +34,7 @@ class ObjectiveOptions:
       e_step_temperature: of ``em``; see
         :func:`~scnf_jax.objectives.expected_log_likelihood`. 1 is EM itself.
       classification_weight: of the cross-entropy on labelled rows.
-      consistency_weight: of the consistency between two views of every row.
+      consistency_weight: of the consistency between two views of a row.
       self_training_weight: of the cross-entropy of the first view to the same target, from
         ``refresh_from`` on. Where the E-step's parameters are kept for many steps, their
         posterior of an object is a label for that time, and this holds the model to it. A
@@ -41,6 +42,7 @@ class ObjectiveOptions:
         this term alone.
       view_weight: of the likelihood of the second view. A density that has seen images as
         they are alone is erratic on views, and the sharper it is the more.
+      view_every: every how many rows of a batch one has a second view; above 1 they cost less.
       consistency_rampup: steps over which the consistency weight rises from 0.
       anneal_to: share of themselves to which the weights of classification, consistency and
         self-training fall, geometrically, up to the last step: classes first, density later.
@@ -67,6 +69,7 @@ class ObjectiveOptions:
     consistency_weight: float = 0.0
     self_training_weight: float = 0.0
     view_weight: float = 0.0
+    view_every: int = 1
     consistency_rampup: int = 0
     anneal_to: float = 1.0
     anneal_from: int = 0
@@ -79,6 +82,7 @@ class ObjectiveOptions:
         check_choice("objective.name", self.name, ("sgd", "em"))
         check_choice("objective.teacher", self.teacher, ("current", "averaged"))
         check_positive("objective.refresh_every", self.refresh_every)
+        check_positive("objective.view_every", self.view_every)
         for field in (
             "classification_weight",
             "consistency_weight",
@@ -121,6 +125,9 @@ class AugmentOptions:
       elastic: of images, bound in pixels of smooth displacements.
       noise: of vectors, standard deviation of normal noise, in units of the data.
       likelihood: whether the likelihood, too, sees such views instead of the images.
+      at: where in its grey levels a second view is taken: ``noise``, a draw as that of the first
+        view, or ``middle``, without noise; for a run that classifies there, and whose likelihood
+        sees no second views. See :func:`make_scores`.
     """
 
     translate: int = 0
@@ -131,8 +138,10 @@ class AugmentOptions:
     elastic: float = 0.0
     noise: float = 0.0
     likelihood: bool = False
+    at: str = "noise"
 
     def __post_init__(self) -> None:
+        check_choice("augment.at", self.at, _LEVELS_AT)
         for field in (*_MOVES, "noise"):
             check_range(f"augment.{field}", getattr(self, field), 0.0)
 
@@ -171,7 +180,7 @@ class Loss(NamedTuple):
 
     Attributes:
       draw: ``(key, x) -> rows``: what is random of a step, for objects as stored; arrays by name,
-        whose first axis is the batch.
+        whose first axis is the batch, or every so many of its rows.
       mean: ``(params, teacher, rows, label, labels_of_all, step) -> (loss, output)``, in nats per
         object: a mean over ``rows`` and their ``label``, which may be some of those that were
         drawn. ``labels_of_all`` are the labels of all, by which labelled rows are counted.
@@ -211,11 +220,21 @@ def make_loss(
         raise ValueError(f"augment: noise is of vectors; for images set {', '.join(_MOVES)}")
     if isinstance(model, StackedVAE):
         return _vae_loss(model, objective, augment, num_levels)
-    seen = augment.likelihood or objective.consistency_weight or objective.view_weight
-    if (augment.of_images or augment.noise) and not seen:
+    second = objective.consistency_weight or objective.view_weight
+    if (augment.of_images or augment.noise) and not (second or augment.likelihood):
         raise ValueError(
             "augment: no term sees these views; set augment.likelihood=True, a weight "
             "objective.consistency_weight or objective.view_weight, or all of augment to 0"
+        )
+    if objective.view_every > 1 and not second:
+        raise ValueError(
+            f"objective.view_every: expected 1, since no term sees second views, got "
+            f"{objective.view_every}; set objective.consistency_weight or objective.view_weight"
+        )
+    if augment.at == "middle" and (num_levels is None or objective.view_weight or not second):
+        raise ValueError(
+            "augment.at: expected 'noise', got 'middle', which is for second views of grey levels "
+            "without a likelihood: set objective.consistency_weight, and objective.view_weight=0"
         )
     if isinstance(model, Classifier):
         if num_levels is None:
@@ -274,23 +293,35 @@ def _joint_loss(
     steps: int,
 ) -> Loss:
     anneal_steps = max(steps - objective.anneal_from, 1)
+    viewed = slice(None, None, objective.view_every)
     # A classifier's p(x) is 1: then log p(x, y) is log p(y|x), and log p(x) is 0.
     log_joint_of = model.log_posterior if isinstance(model, Classifier) else model.log_joint
 
-    def view(key: Array, x: Array, changed: bool) -> Array:
-        view_key, noise_key = jax.random.split(key)
-        if changed and augment.noise:
-            x = x + augment.noise * jax.random.normal(view_key, x.shape, x.dtype)
-        if changed and augment.of_images:
+    def changed(key: Array, x: Array) -> Array:
+        if augment.noise:
+            return x + augment.noise * jax.random.normal(key, x.shape, x.dtype)
+        if augment.of_images:
             bounds = {field: getattr(augment, field) for field in _MOVES}
-            x = random_view(view_key, x, **bounds)
+            return random_view(key, x, **bounds)
+        return x
+
+    def first_view(key: Array, x: Array) -> Array:
+        view_key, noise_key = jax.random.split(key)
+        x = changed(view_key, x) if augment.likelihood else x
+        return dequantize(noise_key, x, num_levels)
+
+    def second_view(key: Array, x: Array) -> Array:
+        view_key, noise_key = jax.random.split(key)
+        x = changed(view_key, x)
+        if augment.at == "middle" and num_levels is not None:
+            return middle(x, num_levels)
         return dequantize(noise_key, x, num_levels)
 
     def draw(key: Array, x: Array) -> dict[str, Array]:
         first_key, second_key = jax.random.split(key)
-        views = {"first": view(first_key, x, augment.likelihood)}
+        views = {"first": first_view(first_key, x)}
         if objective.consistency_weight or objective.view_weight:
-            views["second"] = view(second_key, x, True)
+            views["second"] = second_view(second_key, x[viewed])
         return views
 
     def mean(
@@ -307,20 +338,20 @@ def _joint_loss(
         target = log_joint_of(teacher.params, first) if taught else log_joint
         pseudo_label = target if objective.teacher == "averaged" else log_joint
 
-        def log_likelihood(log_joint: Array) -> Array:
+        def log_likelihood(log_joint: Array, rows: slice = slice(None)) -> Array:
             if objective.name == "sgd":
-                return jnp.mean(objectives.marginal_log_likelihood(log_joint, label))
+                return jnp.mean(objectives.marginal_log_likelihood(log_joint, label[rows]))
             expected = objectives.expected_log_likelihood(
-                log_joint, label, target, objective.e_step_temperature
+                log_joint, label[rows], target[rows], objective.e_step_temperature
             )
             return jnp.mean(expected)
 
-        def agreement(log_joint: Array) -> Array:
-            """Cross-entropy of a view's posterior to the target, mean over the batch."""
+        def agreement(log_joint: Array, rows: slice = slice(None)) -> Array:
+            """Cross-entropy of a view's posterior to the target, mean over the view's rows."""
             terms = objectives.consistency(
                 log_joint,
-                pseudo_label,
-                label,
+                pseudo_label[rows],
+                label[rows],
                 objective.temperature,
                 objective.confidence,
                 objective.sharpening,
@@ -342,9 +373,9 @@ def _joint_loss(
             loss += share * kept * objective.self_training_weight * agreement(log_joint)
         if "second" in views:
             second = log_joint_of(params, views["second"])
-            loss -= objective.view_weight * log_likelihood(second)
+            loss -= objective.view_weight * log_likelihood(second, viewed)
             ramp = jnp.minimum(1.0, (step + 1) / max(objective.consistency_rampup, 1))
-            metrics["consistency"] = agreement(second)
+            metrics["consistency"] = agreement(second, viewed)
             loss += share * ramp * objective.consistency_weight * metrics["consistency"]
         metrics["loss"] = loss
         if isinstance(model, SemiConditionalFlow):
@@ -418,7 +449,7 @@ def make_classified_input(
     Raises:
       ValueError: for another word, and for ``middle`` where nothing has noise.
     """
-    check_choice("posterior_at", posterior_at, ("noise", "middle"))
+    check_choice("posterior_at", posterior_at, _LEVELS_AT)
     if posterior_at == "noise":
         return make_numbered_input(model, num_levels)
     if num_levels is None or isinstance(model, StackedVAE):
@@ -429,7 +460,7 @@ def make_classified_input(
 
     def prepare(key: Array, numbers: Array, x: Array) -> Array:
         del key, numbers
-        return (x.astype(jnp.float32) + 0.5) / num_levels
+        return middle(x, num_levels)
 
     return prepare
 

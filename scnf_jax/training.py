@@ -258,6 +258,12 @@ def make_trainer(
       ValueError: for settings that contradict each other or the mesh.
     """
     parallel.check_batch(batch_size, mesh)
+    rows_of_one = batch_size // mesh.size
+    if rows_of_one % objective.view_every:
+        raise ValueError(
+            f"objective.view_every: expected a divisor of the {rows_of_one} rows of a batch that "
+            f"each device has, got {objective.view_every}"
+        )
     if labelled_fraction is not None:
         check_range("labelled_fraction", labelled_fraction, 0.0, 1.0)
     transform = make_optimizer(optimizer, steps)

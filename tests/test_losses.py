@@ -135,6 +135,22 @@ def test_the_second_view_counts_in_the_likelihood_as_asked() -> None:
     np.testing.assert_allclose(value, 1.5 * plain, rtol=1e-5)
 
 
+@pytest.mark.parametrize("every", [2, 4])
+def test_every_so_many_rows_have_a_second_view(every: int) -> None:
+    """Of labelled rows and of others, beside the likelihood of all rows; by hand."""
+    weights = {"consistency_weight": 2.0, "teacher": "averaged", "temperature": 3.0}
+    plain, _ = loss_of(label=LABEL)
+    value, _ = loss_of(label=LABEL, **weights, view_every=every)
+    q = jnp.where((LABEL >= 0)[:, None], jax.nn.one_hot(LABEL, 2), jax.nn.softmax(TARGET / 3.0, -1))
+    terms = -jnp.sum(q * jax.nn.log_softmax(LOG_JOINT / 3.0, -1), -1)[::every]
+    assert {bool(known) for known in LABEL[::every] >= 0} == {False, True}
+    np.testing.assert_allclose(value - plain, 2.0 * terms.mean(), rtol=1e-4)
+    value, _ = loss_of(label=LABEL, name="em", refresh_every=5, view_weight=0.5, view_every=every)
+    q = jnp.where((LABEL >= 0)[:, None], jax.nn.one_hot(LABEL, 2), jax.nn.softmax(TARGET, -1))
+    terms = -jnp.sum(q * LOG_JOINT, -1)
+    np.testing.assert_allclose(value, terms.mean() + 0.5 * terms[::every].mean(), rtol=1e-5)
+
+
 def test_self_training_holds_the_first_view_to_targets_that_are_kept() -> None:
     settings = {
         "label": LABEL,
@@ -162,8 +178,11 @@ def test_self_training_falls_too() -> None:
     np.testing.assert_allclose(value - plain, 0.1 * 2.0 * agreement(q, 3.0), rtol=1e-3)
 
 
-def views_of(augment: AugmentOptions, num_levels: int | None, x: Any) -> dict[str, Any]:
-    loss: Loss = make_loss(MODEL, ObjectiveOptions(view_weight=1.0), augment, num_levels, 10)
+def views_of(
+    augment: AugmentOptions, num_levels: int | None, x: Any, **settings: Any
+) -> dict[str, Any]:
+    objective = ObjectiveOptions(**(settings or {"view_weight": 1.0}))
+    loss: Loss = make_loss(MODEL, objective, augment, num_levels, 10)
     return loss.draw(jax.random.key(3), x)
 
 
@@ -178,6 +197,18 @@ def test_the_first_view_of_an_image_is_the_image_unless_the_likelihood_sees_view
     assert bool((levels["second"] != images).any((1, 2, 3)).all())
     noise = [17 * view - jnp.floor(17 * view) for view in views.values()]
     assert float(jnp.abs(noise[0] - noise[1]).mean()) > 0.2
+
+
+def test_second_views_in_the_middle_of_their_grey_levels_have_no_noise() -> None:
+    images = jax.random.randint(jax.random.key(4), (8, 6, 6, 1), 0, 17).astype(jnp.uint8)
+    augment = AugmentOptions(translate=1, at="middle")
+    views = views_of(augment, 17, images, consistency_weight=1.0, view_every=2)
+    assert views["first"].shape == (8, 6, 6, 1)
+    assert views["second"].shape == (4, 6, 6, 1)
+    np.testing.assert_allclose(17 * views["second"] % 1, 0.5, atol=1e-5)
+    assert float(jnp.abs(17 * views["first"] % 1 - 0.5).mean()) > 0.2
+    plain = views_of(AugmentOptions(at="middle"), 17, images, consistency_weight=1.0)
+    np.testing.assert_allclose(plain["second"], (images + 0.5) / 17, rtol=1e-6)
 
 
 def test_views_of_vectors_have_noise_of_the_given_size() -> None:

@@ -26,7 +26,8 @@ for count in (1, 8):
     mesh = parallel.data_mesh(jax.devices()[:count])
     trainer = make_trainer(
         model, steps=20, batch_size=32, num_levels=17, mesh=mesh, steps_per_call=20,
-        objective=ObjectiveOptions(classification_weight=1.0, consistency_weight=1.0),
+        objective=ObjectiveOptions(
+            classification_weight=1.0, consistency_weight=1.0, view_every=2),
         augment=AugmentOptions(shift=1.0), labelled_fraction=0.3,
         optimizer=OptimizerOptions(learning_rate=1e-4), eval_batch_size=64)
     data = make_data(dataset.train_x, labels, mesh)

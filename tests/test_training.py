@@ -388,7 +388,9 @@ def test_weight_decay_is_coupled_and_clipping_is_off_unless_asked_for() -> None:
         (ObjectiveOptions, {"name": "elbo"}, "objective.name: expected one of 'sgd', 'em'"),
         (ObjectiveOptions, {"refresh_every": 5}, "set objective.name='em'"),
         (ObjectiveOptions, {"temperature": 0.0}, "objective.temperature"),
+        (ObjectiveOptions, {"view_every": 0}, "objective.view_every: expected an integer >= 1"),
         (AugmentOptions, {"shift": -1.0}, "augment.shift"),
+        (AugmentOptions, {"at": "mid"}, "augment.at: expected one of 'noise', 'middle'"),
     ],
 )
 def test_bad_options(options: type, changes: dict[str, Any], message: str) -> None:
@@ -402,5 +404,11 @@ def test_contradictions() -> None:
     with pytest.raises(ValueError, match="augment: no term sees these views"):
         trainer(augment=AugmentOptions(noise=0.1))
     trainer(augment=AugmentOptions(noise=0.1), objective=ObjectiveOptions(view_weight=1.0))
+    with pytest.raises(ValueError, match="augment.at: expected 'noise', got 'middle'"):
+        trainer(augment=AugmentOptions(at="middle"), objective=ObjectiveOptions(view_weight=1.0))
+    with pytest.raises(ValueError, match="no term sees second views, got 2"):
+        trainer(objective=ObjectiveOptions(view_every=2))
+    with pytest.raises(ValueError, match="view_every: expected a divisor of the .* rows"):
+        trainer(objective=ObjectiveOptions(consistency_weight=1.0, view_every=7))
     with pytest.raises(ValueError, match="labelled_fraction"):
         trainer(labelled_fraction=1.5)

@@ -30,6 +30,11 @@ def dequantize(key: Array, x: Array, num_levels: int | None) -> Array:
     return jnp.minimum((x + noise) / num_levels, 1.0 - jnp.finfo(jnp.float32).epsneg)
 
 
+def middle(x: Array, num_levels: int) -> Array:
+    """Grey levels without noise: ``(v + 1/2) / num_levels``, float32, shaped like ``x``."""
+    return (x.astype(jnp.float32) + 0.5) / num_levels
+
+
 def random_view(
     key: Array,
     images: Array,
