@@ -42,7 +42,8 @@ class ObjectiveOptions:
         this term alone.
       view_weight: of the likelihood of the second view. A density that has seen images as
         they are alone is erratic on views, and the sharper it is the more.
-      view_every: every how many rows of a batch one has a second view; above 1 they cost less.
+      view_every: every how many rows of a batch one has a second view; above 1 they cost less. A
+        divisor of the rows of a batch that each device has.
       consistency_rampup: steps over which the consistency weight rises from 0.
       anneal_to: share of themselves to which the weights of classification, consistency and
         self-training fall, geometrically, up to the last step: classes first, density later.
@@ -109,6 +110,11 @@ class ObjectiveOptions:
                     f"objective.{field}: expected 1 with objective.name='sgd', which has no "
                     f"E-step, got {getattr(self, field)}; set objective.name='em'"
                 )
+
+    @property
+    def sees_second_views(self) -> bool:
+        """Whether a term sees a second view of the objects."""
+        return bool(self.consistency_weight or self.view_weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +226,7 @@ def make_loss(
         raise ValueError(f"augment: noise is of vectors; for images set {', '.join(_MOVES)}")
     if isinstance(model, StackedVAE):
         return _vae_loss(model, objective, augment, num_levels)
-    second = objective.consistency_weight or objective.view_weight
+    second = objective.sees_second_views
     if (augment.of_images or augment.noise) and not (second or augment.likelihood):
         raise ValueError(
             "augment: no term sees these views; set augment.likelihood=True, a weight "
@@ -320,7 +326,7 @@ def _joint_loss(
     def draw(key: Array, x: Array) -> dict[str, Array]:
         first_key, second_key = jax.random.split(key)
         views = {"first": first_view(first_key, x)}
-        if objective.consistency_weight or objective.view_weight:
+        if objective.sees_second_views:
             views["second"] = second_view(second_key, x[viewed])
         return views
 
