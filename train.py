@@ -1,10 +1,12 @@
 """Trains a semi-conditional normalizing flow: ``python train.py --config=configs/digits.py``."""
 
+import dataclasses
 import os
 import re
+import runpy
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from scnf_jax import parallel, runs
 from scnf_jax.baselines import run_baseline
 from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.folders import FolderInUse
+from scnf_jax.settings import LabelOptions
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -27,6 +30,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder; default runs/NAME of the config. The same command resumes it."
 )
+_OF_THE_LABELS = (*(field.name for field in dataclasses.fields(LabelOptions)), "stream")
 
 
 def _name(path: str) -> str:
@@ -73,7 +77,26 @@ def main(argv: list[str]) -> None:
         if "baseline" in config:
             _report(run_baseline(config, workdir, _command()), workdir)
             return
-        experiment = runs.prepare(config, workdir, _command())
+    except (ValueError, OSError) as error:
+        sys.exit(_complain(str(error)))
+    try:
+        _train(config, workdir, _command())
+    except jax.errors.JaxRuntimeError as error:
+        if distributed is None:
+            raise
+        sys.stderr.write(
+            f"train.py: {str(error).splitlines()[0]}\ntrain.py: in a job of several processes this "
+            "most often means that another one is gone; start all of them again to resume from "
+            f"the newest checkpoint in {workdir}\n"
+        )
+        sys.stderr.flush()
+        os._exit(1)  # without waiting for the process that is gone
+
+
+def _train(config: Mapping[str, Any], workdir: str, command: str) -> None:
+    """Trains one run, after the one whose labels it learns from; exits where that fails."""
+    try:
+        experiment = runs.prepare(config, workdir, command, _source_trainer(config))
     except (ValueError, OSError) as error:  # OSError: such as a full disk
         sys.exit(_complain(str(error)))
     try:
@@ -93,18 +116,23 @@ def main(argv: list[str]) -> None:
     except runs.Diverged as error:
         sys.stderr.write(f"train.py: {error}\n")
         sys.exit(1)
-    except jax.errors.JaxRuntimeError as error:
-        if distributed is None:
-            raise
-        sys.stderr.write(
-            f"train.py: {str(error).splitlines()[0]}\ntrain.py: in a job of several processes this "
-            "most often means that another one is gone; start all of them again to resume from "
-            f"the newest checkpoint in {experiment.folder}\n"
-        )
-        sys.stderr.flush()
-        os._exit(1)  # without waiting for the process that is gone
     if parallel.is_first():
         _report(summary, experiment.folder)
+
+
+def _source_trainer(config: Mapping[str, Any]) -> Callable[[str], None] | None:
+    """What trains the run that gives pseudo-labels, where it is a mode of this config file."""
+    source = re.fullmatch(r"\{workdir\}/(\w+)", config.get("pseudo_labels") or "")
+    if source is None:
+        return None
+    path = flags.FLAGS["config"].config_filename.partition(":")[0]
+    own = runpy.run_path(path)["get_config"](source[1]).to_dict()
+    own.pop("distributed", None)
+    given = {key: config[key] for key in _OF_THE_LABELS if key in config}
+    same = {key: value for key, value in given.items() if value != own.get(key)}
+    command = ["python", "train.py", f"--config={path}:{source[1]}"]
+    command += [f"--config.{key}={value}" for key, value in same.items()]
+    return lambda folder: _train(own | same, folder, shlex.join(command))
 
 
 def _command() -> str:

@@ -1,6 +1,6 @@
 """The models that are measured: the paper's, and those of this project's configs."""
 
-import importlib.util
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,8 @@ DENSITY = "mnist:density"
 def config_of(name: str) -> dict[str, Any]:
     """Settings of a config file, ``FILE`` or ``FILE:ARGUMENT``, as plain dicts."""
     file, _, argument = name.partition(":")
-    spec = importlib.util.spec_from_file_location(file, CONFIGS / f"{file}.py")
-    if spec is None or spec.loader is None:
-        raise ValueError(f"benchmarks: expected a config in {CONFIGS}, got {name}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument) if argument else module.get_config()
-    return config.to_dict()
+    get_config = runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"]
+    return (get_config(argument) if argument else get_config()).to_dict()
 
 
 def flow_of(

@@ -1,7 +1,7 @@
 """Labels that a trained model gives to objects without one, for another model to learn from."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,11 @@ def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
 
 
 def add_pseudo_labels(
-    options: RunOptions, folder: Path, dataset: Dataset, labels: np.ndarray
+    options: RunOptions,
+    folder: Path,
+    dataset: Dataset,
+    labels: np.ndarray,
+    train_source: Callable[[str], object] | None = None,
 ) -> np.ndarray:
     """Gives objects without a label those of the run that the settings name.
 
@@ -65,6 +69,8 @@ def add_pseudo_labels(
       folder: of the run to be trained; the labels that it was begun with, where it has been.
       dataset: of the run.
       labels: int32 ``[N]``, -1 for "not known"; those that are known stay.
+      train_source: given the folder of the run that the settings name, trains that run, or resumes
+        it; called where this run has not been begun. None: it is there already.
 
     Returns:
       int32 ``[N]``, -1 where there is still none.
@@ -82,7 +88,9 @@ def add_pseudo_labels(
     x = dataset.train_x
     if shift and x.ndim != 4:
         raise ValueError(f"pseudo_label_shift: expected 0 for vectors, got {shift}")
-    source = options.with_seed(options.pseudo_labels)
+    source = options.with_seed(options.pseudo_labels).replace("{workdir}", str(folder))
+    if train_source is not None:
+        train_source(source)
     try:
         run = load_run(source)
     except (ValueError, CheckpointError) as error:

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,10 @@ class Experiment:
 
 
 def prepare(
-    config: Mapping[str, Any], folder: str | os.PathLike[str], command: str = ""
+    config: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    command: str = "",
+    train_source: Callable[[str], object] | None = None,
 ) -> Experiment:
     """Checks everything that can be checked before training, and claims the run folder.
 
@@ -79,6 +82,8 @@ def prepare(
       config: see :func:`parse_config`.
       folder: of the run; made where it is not there.
       command: that trains this run, for its records.
+      train_source: given the folder of the run that ``pseudo_labels`` names, trains that run;
+        called when everything else has been checked. None: it is there already.
 
     Returns:
       What :func:`train` takes.
@@ -108,7 +113,7 @@ def prepare(
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
     data = dataset.description
-    labels = add_pseudo_labels(options, path, dataset, seen)
+    labels = add_pseudo_labels(options, path, dataset, seen, train_source)
     if parallel.is_first():
         with claimed(path):
             before = check_folder(data)  # again: another run may have come since

@@ -75,7 +75,9 @@ class RunOptions(LabelOptions):
       eval_batch_size: rows that evaluation puts through the model at a time.
       init_batch_size: rows that data-dependent layers are initialised on.
       pseudo_labels: folder of a finished run on the same labels, whose labels the objects
-        without one get; ``{seed}`` in it stands for ``seed``. None: no such labels.
+        without one get; ``{seed}`` in it stands for ``seed``, ``{workdir}`` for the folder of this
+        run. ``{workdir}/MODE``: ``train.py`` trains it there first, by ``MODE`` of the same config
+        file. None: no such labels.
       pseudo_label_shift: pixels by which the run also sees each image moved, up, down, left and
         right, so that a label is what five posteriors say together; 0: the image alone.
       pseudo_label_share: of the objects of each class, the surest first, that get one; see

@@ -349,6 +349,10 @@ def test_every_config_in_its_tiny_mode(tmp_path: Path, config: str) -> None:
         (["configs/moons.py"], "--config"),
         (["--config=configs/moons.py", "--config.dataset=mnisst"], "did you mean mnist"),
         (["--config=configs/moons.py", "--workdir=/proc/none"], "workdir: expected a folder"),
+        (
+            ["--config=configs/moons.py", "--config.pseudo_labels={workdir}/tidy"],
+            "expected :full or :tiny, got :tidy",
+        ),
     ],
 )
 def test_bad_commands_say_one_line(arguments: list[str], message: str) -> None:
@@ -381,13 +385,40 @@ def test_a_recorded_command_outlives_a_call_without_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_mode_of_the_config_file_goes_first(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--config=configs/moons.py:tiny", "--config.seed=3", f"--workdir={run}",
+                 "--config.pseudo_labels={workdir}/tiny"]  # fmt: skip
+    refused = command(*arguments, "--config.model.bins=2")
+    assert refused.returncode == 2
+    assert not run.exists()
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test error") == 2
+    first, second = (
+        json.loads((folder / "summary.json").read_text()) for folder in (run / "tiny", run)
+    )
+    assert first["command"] == "python train.py --config=configs/moons.py:tiny --config.seed=3"
+    assert (first["num_pseudo_labelled"], second["num_pseudo_labelled"]) == (0, 990)
+    again = command(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("test error") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "first"), [(signal.SIGTERM, ""), (signal.SIGINT, ""), (signal.SIGTERM, "full")]
+)
+def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals, first: str) -> None:
+    """Also while the run trains whose labels this one learns from."""
+    run = tmp_path / "run" / first
     arguments = ["--config=configs/moons.py", f"--workdir={tmp_path}/run",
                  "--config.model.steps=1", "--config.steps_per_call=10"]  # fmt: skip
+    if first:
+        arguments.append(f"--config.pseudo_labels={{workdir}}/{first}")
     process = subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
-    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.1)
@@ -395,5 +426,5 @@ def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals) -> None
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert "the same command resumes" in errors
-    (step,) = runs.checkpoints.saved_steps(tmp_path / "run" / "checkpoints")
-    assert read_metrics(tmp_path / "run")[-1]["step"] == step
+    (step,) = runs.checkpoints.saved_steps(run / "checkpoints")
+    assert read_metrics(run)[-1]["step"] == step
