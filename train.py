@@ -18,7 +18,7 @@ from scnf_jax import parallel, runs
 from scnf_jax.baselines import run_baseline
 from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.folders import FolderInUse
-from scnf_jax.settings import LabelOptions
+from scnf_jax.settings import LabelOptions, parse_config
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(_complain(str(error)))
     try:
-        _train(config, workdir, _command())
+        _train(config, workdir, _command(), flags.FLAGS["config"].config_filename)
     except jax.errors.JaxRuntimeError as error:
         if distributed is None:
             raise
@@ -93,16 +93,27 @@ def main(argv: list[str]) -> None:
         os._exit(1)  # without waiting for the process that is gone
 
 
-def _train(config: Mapping[str, Any], workdir: str, command: str) -> None:
-    """Trains one run, after the one whose labels it learns from; exits where that fails."""
+def _train(
+    config: Mapping[str, Any], workdir: str, command: str, filename: str | None, where: str = ""
+) -> None:
+    """Trains one run, and before it the one whose labels it learns from; exits where that fails.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      command: that trains it, for its records.
+      filename: of its config, where a mode of it may go first.
+      where: what is added to messages.
+    """
     try:
-        experiment = runs.prepare(config, workdir, command, _source_trainer(config))
+        train_source = _source_trainer(filename, config) if filename else None
+        experiment = runs.prepare(config, workdir, command, train_source)
     except (ValueError, OSError) as error:  # OSError: such as a full disk
-        sys.exit(_complain(str(error)))
+        sys.exit(_complain(f"{error}{where}"))
     try:
         summary = runs.train(experiment)
     except (FolderInUse, parallel.Disagreement, CheckpointError) as error:
-        sys.exit(_complain(str(error)))
+        sys.exit(_complain(f"{error}{where}"))
     except runs.Interrupted as stopped:
         sys.stderr.write(f"{stopped}\n")
         sys.exit(stopped.exit_code)
@@ -114,25 +125,59 @@ def _train(config: Mapping[str, Any], workdir: str, command: str) -> None:
             )
         )
     except runs.Diverged as error:
-        sys.stderr.write(f"train.py: {error}\n")
+        sys.stderr.write(f"train.py: {error}{where}\n")
         sys.exit(1)
     if parallel.is_first():
         _report(summary, experiment.folder)
 
 
-def _source_trainer(config: Mapping[str, Any]) -> Callable[[str], None] | None:
-    """What trains the run that gives pseudo-labels, where it is a mode of this config file."""
-    source = re.fullmatch(r"\{workdir\}/(\w+)", config.get("pseudo_labels") or "")
-    if source is None:
+def _source_trainer(filename: str, config: Mapping[str, Any]) -> Callable[[Path], None] | None:
+    """What trains the run that gives pseudo-labels, where it is a mode of this config file.
+
+    The mode's own settings stand but for those of data, labels and seed, which are this run's, and
+    for views where this run's have been changed: what leaves a class as it is is the data's matter.
+
+    Args:
+      filename: of the config, with its mode.
+      config: of the run that wants the labels.
+
+    Returns:
+      Trains it into a folder; None where ``pseudo_labels`` names no mode.
+
+    Raises:
+      ValueError: for bad settings, or a mode that is not there or learns from another one.
+    """
+    wanted = re.fullmatch(r"\{workdir\}/(\w+)", parse_config(config).pseudo_labels or "")
+    if wanted is None:
         return None
-    path = flags.FLAGS["config"].config_filename.partition(":")[0]
-    own = runpy.run_path(path)["get_config"](source[1]).to_dict()
+    (file, _, mode), first = filename.partition(":"), wanted[1]
+    try:
+        get_config = runpy.run_path(file)["get_config"]
+        own = get_config(first).to_dict()
+        usual = (get_config(mode) if mode else get_config()).to_dict()
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"pseudo_labels: expected {{workdir}}/MODE with a mode of {file}, got {first} ({error})"
+        ) from error
+    if "{workdir}" in (own.get("pseudo_labels") or ""):
+        raise ValueError(
+            f"pseudo_labels: expected a mode of {file} that learns from no other, got {first}"
+        )
     own.pop("distributed", None)
     given = {key: config[key] for key in _OF_THE_LABELS if key in config}
-    same = {key: value for key, value in given.items() if value != own.get(key)}
-    command = ["python", "train.py", f"--config={path}:{source[1]}"]
-    command += [f"--config.{key}={value}" for key, value in same.items()]
-    return lambda folder: _train(own | same, folder, shlex.join(command))
+    changed = {key: value for key, value in given.items() if value != own.get(key)}
+    views, usual_views = config.get("augment", {}), usual.get("augment", {})
+    views = {key: value for key, value in views.items() if value != usual_views.get(key)}
+    command = ["python", "train.py", f"--config={file}:{first}"]
+    command += [f"--config.{key}={value}" for key, value in changed.items()]
+    command += [f"--config.augment.{key}={value}" for key, value in views.items()]
+    own |= changed | {"augment": own.get("augment", {}) | views}
+    typed = shlex.join(command)
+    where = (
+        f" (in the run of :{first}, which goes first; to change it, train it by {typed} "
+        "--workdir=FOLDER, and give --config.pseudo_labels=FOLDER here)"
+    )
+    return lambda folder: _train(own, str(folder), typed, None, where)
 
 
 def _command() -> str:

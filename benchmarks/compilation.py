@@ -15,7 +15,8 @@ not grow with them (`unroll=1`; the configs unroll 4 or 8). With `JAX_COMPILATIO
 second process of the same config takes its programs from there, also under another seed."""
 
 CONFIGS = (
-    "moons", "digits", "mnist", "mnist:small", "mnist_table:glow_sgd", "mnist_table:gmm_sgd",
+    "moons", "digits", "mnist", "mnist:alone", "mnist:small", "mnist_table:glow_sgd",
+    "mnist_table:gmm_sgd",
 )  # fmt: skip
 
 PROGRAM = """

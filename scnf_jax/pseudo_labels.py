@@ -1,7 +1,8 @@
 """Labels that a trained model gives to objects without one, for another model to learn from."""
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,42 @@ def surest_labels(log_posterior: np.ndarray, share: float) -> np.ndarray:
     return labels
 
 
+def source_of(
+    options: RunOptions, folder: Path, dataset: Dataset, labels: np.ndarray
+) -> Path | None:
+    """The folder of the run that has to give labels before this one can be trained.
+
+    Args:
+      options: see :func:`add_pseudo_labels`.
+      folder: see :func:`add_pseudo_labels`.
+      dataset: see :func:`add_pseudo_labels`.
+      labels: see :func:`add_pseudo_labels`.
+
+    Returns:
+      None where there is none in the settings, it has given them already, or no object needs one.
+
+    Raises:
+      ValueError: where vectors are to be moved.
+    """
+    if not options.pseudo_labels or (folder / _FILE).exists() or (labels >= 0).all():
+        return None
+    if options.pseudo_label_shift and dataset.train_x.ndim != 4:
+        raise ValueError(
+            f"pseudo_label_shift: expected 0 for vectors, got {options.pseudo_label_shift}"
+        )
+    return Path(options.with_seed(options.pseudo_labels).replace("{workdir}", str(folder)))
+
+
+def is_finished(source: Path) -> bool:
+    """Whether a folder holds a run that was trained to its end."""
+    try:
+        return bool(json.loads((source / "summary.json").read_text())["status"] == "finished")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def add_pseudo_labels(
-    options: RunOptions,
-    folder: Path,
-    dataset: Dataset,
-    labels: np.ndarray,
-    train_source: Callable[[str], object] | None = None,
+    options: RunOptions, folder: Path, dataset: Dataset, labels: np.ndarray
 ) -> np.ndarray:
     """Gives objects without a label those of the run that the settings name.
 
@@ -69,8 +100,6 @@ def add_pseudo_labels(
       folder: of the run to be trained; the labels that it was begun with, where it has been.
       dataset: of the run.
       labels: int32 ``[N]``, -1 for "not known"; those that are known stay.
-      train_source: given the folder of the run that the settings name, trains that run, or resumes
-        it; called where this run has not been begun. None: it is there already.
 
     Returns:
       int32 ``[N]``, -1 where there is still none.
@@ -79,18 +108,12 @@ def add_pseudo_labels(
       ValueError: where there is no such run, it saw other labels, vectors are to be moved, or
         the folder's own labels are damaged.
     """
-    if options.pseudo_labels is None:
-        return labels
     saved = folder / _FILE
-    if saved.exists():
+    if options.pseudo_labels and saved.exists():
         return _read(saved, len(labels))
-    shift = options.pseudo_label_shift
-    x = dataset.train_x
-    if shift and x.ndim != 4:
-        raise ValueError(f"pseudo_label_shift: expected 0 for vectors, got {shift}")
-    source = options.with_seed(options.pseudo_labels).replace("{workdir}", str(folder))
-    if train_source is not None:
-        train_source(source)
+    source = source_of(options, folder, dataset, labels)
+    if source is None:
+        return labels
     try:
         run = load_run(source)
     except (ValueError, CheckpointError) as error:
@@ -121,7 +144,7 @@ def add_pseudo_labels(
     engine = Engine(run)
     parts = []
     for part in engine.batches(len(labels)):
-        views = _moved(take(x, part), shift)
+        views = _moved(take(dataset.train_x, part), options.pseudo_label_shift)
         scores = [engine.scores_of_batch(view, part, density=False) for view in views]
         parts.append(np.mean([each.log_posterior for each in scores], 0))
     pseudo = surest_labels(np.concatenate(parts), options.pseudo_label_share)

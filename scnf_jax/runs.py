@@ -24,7 +24,7 @@ from scnf_jax.labels import given_answers, keep_answers, seen_labels
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import Model
 from scnf_jax.models import build_model, with_defaults
-from scnf_jax.pseudo_labels import add_pseudo_labels, save_labels
+from scnf_jax.pseudo_labels import add_pseudo_labels, is_finished, save_labels, source_of
 from scnf_jax.reporting import figures, gallery
 from scnf_jax.reporting.log import MetricsLog, read_metrics
 from scnf_jax.reporting.pictures import drawable
@@ -74,7 +74,7 @@ def prepare(
     config: Mapping[str, Any],
     folder: str | os.PathLike[str],
     command: str = "",
-    train_source: Callable[[str], object] | None = None,
+    train_source: Callable[[Path], object] | None = None,
 ) -> Experiment:
     """Checks everything that can be checked before training, and claims the run folder.
 
@@ -83,7 +83,8 @@ def prepare(
       folder: of the run; made where it is not there.
       command: that trains this run, for its records.
       train_source: given the folder of the run that ``pseudo_labels`` names, trains that run;
-        called when everything else has been checked. None: it is there already.
+        called, with this run's folder claimed and its settings saved, when everything else has
+        been checked and that run is not finished. None: it has to be.
 
     Returns:
       What :func:`train` takes.
@@ -106,6 +107,11 @@ def prepare(
             data,
         )
 
+    def begin() -> None:
+        before = check_folder(data)  # again: another run may have come since
+        write_settings(path, Settings(plain, data, command or before))
+        keep_answers(path, answers)
+
     check_folder()
     dataset = load_dataset(options.dataset, options.validation_size, options.stream)
     answers = given_answers(options, dataset, path)
@@ -113,16 +119,26 @@ def prepare(
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
     data = dataset.description
-    labels = add_pseudo_labels(options, path, dataset, seen, train_source)
+    check_folder(data)
+    source = source_of(options, path, dataset, seen)
+    if train_source and source and parallel.agreed(not is_finished(source)):
+        with _claimed(path):
+            if parallel.is_first():
+                begin()
+            train_source(source)
+    labels = add_pseudo_labels(options, path, dataset, seen)
     if parallel.is_first():
         with claimed(path):
-            before = check_folder(data)  # again: another run may have come since
-            write_settings(path, Settings(plain, data, command or before))
-            keep_answers(path, answers)
-            if options.pseudo_labels is not None:
+            begin()
+            if options.pseudo_labels:
                 save_labels(path, labels)
     known = int((seen >= 0).sum())
     return Experiment(path, command, plain, options, dataset, known, labels, model, mesh, trainer)
+
+
+def _claimed(path: Path) -> contextlib.AbstractContextManager[None]:
+    """The first process's claim on a run's folder; nothing in the others."""
+    return claimed(path) if parallel.is_first() else contextlib.nullcontext()
 
 
 def _of_the_result(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,8 +192,7 @@ def train(experiment: Experiment) -> dict[str, Any]:
       Diverged: after 20 steps in a row that were not finite; ``summary.json`` says so.
       Interrupted: on SIGTERM or SIGINT; the state is saved, the same command resumes.
     """
-    claim = claimed(experiment.folder) if parallel.is_first() else contextlib.nullcontext()
-    with claim, _signals() as received:
+    with _claimed(experiment.folder), _signals() as received:
         return _Loop(experiment, received).run()
 
 
@@ -244,7 +259,7 @@ class _Loop:
                 self.progress.advance(options.chunk, train_metrics | self._newest_error())
                 if self.step % options.eval_every == 0 or self.step == options.steps:
                     self._evaluate(train_metrics)
-                if stopped_by := parallel.agreed(self.received[0] if self.received else 0):
+                if stopped_by := self._stopped_by():
                     self._save()
                     parallel.agreed(0)  # nobody leaves while the first process writes
                     raise Interrupted(
@@ -255,7 +270,8 @@ class _Loop:
                 if self.step % options.checkpoint_every == 0 or self.step == options.steps:
                     self._save()
             summary = self._finish()
-            parallel.agreed(0)  # nobody leaves while the first process writes
+            if stopped_by := self._stopped_by():  # nobody leaves while the first process writes
+                raise Interrupted(f"stopped when all was done, results are in {folder}", stopped_by)
             return summary
         finally:
             self.progress.close()
@@ -263,6 +279,10 @@ class _Loop:
                 self.stream.close()
             if self.log is not None:
                 self.log.close()  # last, since a disk may still be full
+
+    def _stopped_by(self) -> int:
+        """The signal that one of the processes received, 0 where none did; they meet here."""
+        return parallel.agreed(self.received[0] if self.received else 0)
 
     def _record(self, split: str, values: Mapping[str, float]) -> None:
         if self.log is not None:

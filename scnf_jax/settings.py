@@ -77,7 +77,7 @@ class RunOptions(LabelOptions):
       pseudo_labels: folder of a finished run on the same labels, whose labels the objects
         without one get; ``{seed}`` in it stands for ``seed``, ``{workdir}`` for the folder of this
         run. ``{workdir}/MODE``: ``train.py`` trains it there first, by ``MODE`` of the same config
-        file. None: no such labels.
+        file, with the data, labels, seed and changed views of this run. None or empty: none.
       pseudo_label_shift: pixels by which the run also sees each image moved, up, down, left and
         right, so that a label is what five posteriors say together; 0: the image alone.
       pseudo_label_share: of the objects of each class, the surest first, that get one; see

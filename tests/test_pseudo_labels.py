@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scnf_jax import pseudo_labels, runs
+import train
+from configs import mnist
+from scnf_jax import folders, pseudo_labels, runs
 from scnf_jax.data import Dataset
 from scnf_jax.inference import Scores
 from scnf_jax.loading import LoadedRun
 from scnf_jax.pseudo_labels import surest_labels
+from scnf_jax.reporting import results
 from scnf_jax.settings import parse_config
-from tests.test_runs import TINY
+from tests.test_runs import ROOT, TINY
 
 
 def test_the_surest_of_every_label_get_one() -> None:
@@ -160,3 +163,103 @@ def test_a_teacher_that_is_not_done_is_refused(teacher: Path, tmp_path: Path) ->
     config = TINY | {"pseudo_labels": str(unfinished)}
     with pytest.raises(ValueError, match="expected a finished run, got .* at step 20 of 40"):
         runs.prepare(config, tmp_path / "run")
+
+
+def test_a_source_is_trained_once_while_the_folder_is_claimed(
+    teacher: Path, tmp_path: Path
+) -> None:
+    config, run = TINY | {"pseudo_labels": "{workdir}/first"}, tmp_path / "run"
+    command = "python train.py --config=configs/moons.py"
+    trained = []
+
+    def stop(folder: Path) -> None:
+        with pytest.raises(folders.FolderInUse):
+            runs.prepare(config, run, command, stop)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.prepare(config, run, command, stop)
+    assert results.collect(run)["status"] == "unfinished"
+    with pytest.raises(ValueError, match="another config"):
+        runs.prepare(TINY, run)
+
+    def train_source(folder: Path) -> None:
+        trained.append(folder)
+        shutil.copytree(teacher, folder)
+
+    labels = runs.prepare(config, run, command, train_source).labels
+    assert (labels >= 0).all()
+    (run / "pseudo_labels.npy").unlink()
+    np.testing.assert_array_equal(runs.prepare(config, run, command, train_source).labels, labels)
+    assert trained == [run / "first"]
+
+
+def test_a_source_is_not_trained_where_nothing_needs_a_label(tmp_path: Path) -> None:
+    def train_source(folder: Path) -> None:
+        raise AssertionError
+
+    whole = TINY | {"num_labelled": 0, "pseudo_labels": "{workdir}/first"}
+    assert (runs.prepare(whole, tmp_path / "a", "", train_source).labels >= 0).all()
+    none = TINY | {"pseudo_labels": ""}
+    assert (runs.prepare(none, tmp_path / "b", "", train_source).labels >= 0).sum() == 10
+
+
+def test_other_data_are_not_taken_for_damaged_labels(teacher: Path, tmp_path: Path) -> None:
+    x, y = np.random.RandomState(0).randn(40, 2), np.arange(40) % 2
+    arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    config = TINY | {"dataset": str(tmp_path / "mine.npz"), "num_labelled": 4}
+    config["pseudo_labels"] = "{workdir}/first"
+    run = tmp_path / "run"
+
+    def train_source(folder: Path) -> None:
+        runs.train(runs.prepare(config | {"pseudo_labels": None}, folder))
+
+    runs.prepare(config, run, "", train_source)
+    np.savez(tmp_path / "mine.npz", **(arrays | {"x_train": x[1:], "y_train": y[1:]}))
+    with pytest.raises(ValueError, match="num_train: 40 there, 39 now"):
+        runs.prepare(config, run)
+
+
+def test_what_reaches_the_run_that_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Any] = []
+    monkeypatch.setattr(train, "_train", lambda *arguments: trained.append(arguments))
+    file = f"{ROOT}/configs/mnist.py"
+    config = mnist.get_config("density").to_dict()
+    config |= {"seed": 3, "label_seed": 4, "dataset": "my images.npz", "steps": 7, "batch_size": 8}
+    config["augment"] = {"rotate": 0.0}
+    train_source = train._source_trainer(f"{file}:density", config)
+    assert train_source is not None
+    train_source(Path("run/classifier"))
+    ((own, folder, command, filename, _),) = trained
+    expected = mnist.get_config("classifier").to_dict()
+    del expected["distributed"]
+    expected |= {"seed": 3, "label_seed": 4, "dataset": "my images.npz"}
+    expected["augment"]["rotate"] = 0.0
+    assert (own, folder, filename) == (expected, "run/classifier", None)
+    assert command == (
+        f"python train.py --config={file}:classifier '--config.dataset=my images.npz' "
+        "--config.seed=3 --config.label_seed=4 --config.augment.rotate=0.0"
+    )
+    assert train._source_trainer(file, config | {"pseudo_labels": "runs/other"}) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("tidy", "got :tidy"),
+        ("full", "expected a mode of .* that learns from no other, got full"),
+    ],
+)
+def test_a_mode_that_cannot_go_first_is_refused(mode: str, message: str) -> None:
+    config = mnist.get_config().to_dict() | {"pseudo_labels": f"{{workdir}}/{mode}"}
+    with pytest.raises(ValueError, match=message):
+        train._source_trainer(f"{ROOT}/configs/mnist.py", config)
+
+
+def test_a_config_file_without_modes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "plain.py"
+    file.write_text("def get_config():\n    return {}\n")
+    config = TINY | {"pseudo_labels": "{workdir}/first"}
+    with pytest.raises(ValueError, match=r"expected {workdir}/MODE with a mode of .*plain.py"):
+        train._source_trainer(str(file), config)

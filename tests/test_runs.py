@@ -384,6 +384,22 @@ def test_a_recorded_command_outlives_a_call_without_one(tmp_path: Path) -> None:
     assert folders.read_settings(tmp_path).command == "python train.py --config=configs/moons.py"
 
 
+def test_a_signal_while_results_are_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = runs._Loop._finish
+
+    def signalled(loop: runs._Loop) -> dict[str, Any]:
+        loop.received.append(signal.SIGTERM)
+        return finish(loop)
+
+    monkeypatch.setattr(runs._Loop, "_finish", signalled)
+    with pytest.raises(runs.Interrupted, match="when all was done") as stopped:
+        runs.train(runs.prepare(TINY, tmp_path))
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert (tmp_path / "summary.json").exists()
+
+
 @pytest.mark.slow
 def test_a_mode_of_the_config_file_goes_first(tmp_path: Path) -> None:
     run = tmp_path / "run"

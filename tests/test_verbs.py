@@ -1,4 +1,4 @@
-"""The verbs and the notebook on a tiny run: what they write, and what they say of bad input."""
+"""The verbs and the quickstart on a tiny run: what they write, and what they say of bad input."""
 
 import csv
 import json
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +20,7 @@ from scnf_jax.inference import Engine, Scores
 from scnf_jax.losses import make_scores
 from scnf_jax.verbs import VERBS, scoring
 from scnf_jax.verbs.labelling import _candidates
+from tests.test_notebooks import NOTEBOOKS, run_cells
 
 CONFIG: dict[str, Any] = {
     "dataset": "digits",
@@ -34,7 +34,6 @@ CONFIG: dict[str, Any] = {
     "objective": {"classification_weight": 60.0, "temperature": 32.0},
 }
 DIGITS = load_dataset("digits")
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
 
 pytestmark = pytest.mark.slow
 
@@ -551,30 +550,11 @@ def test_help_shows_an_example(verb: Any, capsys: pytest.CaptureFixture[str]) ->
     assert "example: python -m scnf_jax" in capsys.readouterr().out
 
 
-def code_cells() -> list[dict[str, Any]]:
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
-
-
-@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-def test_the_cells_of_the_notebook_run(
+def test_the_cells_of_the_quickstart_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the lines for the shell: the tiny run stands where the notebook trains its own."""
+    """The tiny run stands where the notebook trains its own."""
     monkeypatch.chdir(tmp_path)
-    matplotlib.use("Agg")
-    (tmp_path / "train.py").symlink_to(NOTEBOOK.parents[1] / "train.py")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(run)
-    names: dict[str, Any] = {}
-    for cell in code_cells():
-        lines = [line for line in cell["source"] if not line.startswith(("%", "!"))]
-        exec(compile("".join(lines), NOTEBOOK.name, "exec"), names)  # noqa: S102
-    assert names["posterior"].shape == (500, 10)
-
-
-def test_the_cells_of_the_notebook_were_run_in_order_and_none_failed() -> None:
-    cells = code_cells()
-    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
-    assert "error" not in kinds
+    assert run_cells(NOTEBOOKS / "quickstart.ipynb")["posterior"].shape == (500, 10)

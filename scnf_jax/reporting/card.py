@@ -42,10 +42,12 @@ def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
     """
     options = run.options
     known = summary.get("num_labelled", options.num_labelled or "all")
+    pseudo = summary.get("num_pseudo_labelled", 0)
     rows = {
         "data": f"{options.dataset}, objects {list(run.event_shape)}, {run.num_classes} classes, "
         f"{known} labels, label seed {options.resolved_label_seed}"
-        + (f", those in {options.label_file} among them" if options.label_file else ""),
+        + (f", those in {options.label_file} among them" if options.label_file else "")
+        + (f"; {pseudo:,} that a run before it gave" if pseudo else ""),
         "model": ", ".join(f"{key} {value}" for key, value in options.model.items()),
         "objective": _changed(options.objective),
         "optimiser": _changed(options.optimizer),

@@ -57,11 +57,9 @@ _MNIST_BASELINES = [
 SECTIONS: dict[str, Sequence[Row]] = {
     "MNIST": [
         Row("this project's own", "configs/mnist.py"),
-        Row(
-            "this project's own, density, from the labels of `:classifier`",
-            "configs/mnist.py:density",
-        ),
-        Row("this project's own, small", "configs/mnist.py:small"),
+        Row("this project's own, longer, without views", "configs/mnist.py:density"),
+        Row("this project's own, one flow alone", "configs/mnist.py:alone"),
+        Row("this project's own, one flow alone, small", "configs/mnist.py:small"),
         *_seven("mnist_table", published=True),
         Row("classifier by consistency, no density", "configs/mnist.py:classifier"),
         *_MNIST_BASELINES,
@@ -178,7 +176,8 @@ def _notes(record: Mapping[str, Any]) -> str:
         notes.append(f"and those of `{config['label_file']}`")
     if config.get("pseudo_labels"):
         share, run = config["pseudo_label_share"], config["pseudo_labels"]
-        notes.append(f"and those that `{run}` gives {share:.0%} of the others")
+        mode = run.replace("{workdir}/", ":")
+        notes.append(f"and those that `{mode}` gives {share:.0%} of the others")
     return ", ".join(notes)
 
 
@@ -256,9 +255,10 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
         "draw of the dequantisation noise, and errors are at this draw unless notes say",
         "otherwise. The columns headed *paper* are what Atanov et al. published for MNIST, not",
         "measured here; M1+M2 has a bound on re-binarised pixels, no density. Where notes name",
-        "`runs/NAME-{seed}`, that run goes first, with this folder as its `--workdir`. Cores are",
-        "those that a run might use; records from before 27 November 2026 have those of the",
-        "machine.",
+        "`runs/NAME-{seed}`, that run goes first, with this folder as its `--workdir`; where they",
+        "name `:MODE`, the command trains that mode of its config file first, in time that is not",
+        "counted. Cores are those that a run might use; records from before 27 November 2026 have",
+        "those of the machine.",
     ]
     for title, rows in SECTIONS.items():
         lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
