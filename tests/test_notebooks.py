@@ -35,6 +35,15 @@ def run_cells(notebook: Path, **values: str) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
+def test_the_cells_on_composing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_cells(NOTEBOOKS / "compose.ipynb", STEPS="2")
+    assert names["losses"].shape == (2,)
+    assert names["mixture"].shape == (1000, 2)
+    assert names["after"] < names["before"]
+
+
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_cells_were_run_in_order_and_none_failed(notebook: Path) -> None:
     cells = code_cells(notebook)
