@@ -165,19 +165,21 @@ def _source_trainer(filename: str, config: Mapping[str, Any]) -> Callable[[Path]
         )
     own.pop("distributed", None)
     given = {key: config[key] for key in _OF_THE_LABELS if key in config}
-    changed = {key: value for key, value in given.items() if value != own.get(key)}
-    views, usual_views = config.get("augment", {}), usual.get("augment", {})
-    views = {key: value for key, value in views.items() if value != usual_views.get(key)}
-    command = ["python", "train.py", f"--config={file}:{first}"]
-    command += [f"--config.{key}={value}" for key, value in changed.items()]
-    command += [f"--config.augment.{key}={value}" for key, value in views.items()]
+    changed = _changed(given, own)
+    views = _changed(config.get("augment", {}), usual.get("augment", {}))
+    settings = changed | {f"augment.{key}": value for key, value in views.items()}
+    words = [f"--config.{key}={value}" for key, value in settings.items()]
+    typed = shlex.join(["python", "train.py", f"--config={file}:{first}", *words])
     own |= changed | {"augment": own.get("augment", {}) | views}
-    typed = shlex.join(command)
     where = (
         f" (in the run of :{first}, which goes first; to change it, train it by {typed} "
         "--workdir=FOLDER, and give --config.pseudo_labels=FOLDER here)"
     )
     return lambda folder: _train(own, str(folder), typed, None, where)
+
+
+def _changed(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value != usual.get(key)}
 
 
 def _command() -> str:

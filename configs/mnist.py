@@ -107,22 +107,13 @@ def get_config(mode: str = "full") -> ConfigDict:
                 {"steps": (1, 1), "width": (4, 4), "head_steps": 1, "head_width": 8}
             )
     elif mode == "classifier":
-        config.pseudo_labels = None
-        config.pseudo_label_shift = 0
+        _learn_from_few_labels(config)
         config.posterior_at = "noise"
-        config.labelled_fraction = 0.2
-        config.eval_every = 500
         config.batch_size = 128
         config.steps = 5000
         config.steps_per_call = 20
         config.model = {"name": "classifier", "width": 24}
-        config.optimizer = {
-            "name": "adam",
-            "learning_rate": 1e-3,
-            "schedule": "cosine",
-            "warmup_steps": 100,
-            "ema_decay": 0.998,
-        }
+        config.optimizer.clip_norm = 0.0
         config.objective = {
             "name": "sgd",
             "teacher": "averaged",
@@ -141,15 +132,20 @@ def get_config(mode: str = "full") -> ConfigDict:
     return config
 
 
-def _learn_alone(config: ConfigDict) -> None:
-    """From the 100 labels: EM, and targets by the parameters' average, kept for many steps."""
+def _learn_from_few_labels(config: ConfigDict) -> None:
+    """From those that were drawn, a fifth of every batch, and from no other run's."""
     config.pseudo_labels = None
     config.pseudo_label_shift = 0
-    config.steps = 6000
     config.labelled_fraction = 0.2
     config.eval_every = 500
-    config.model.update({"width": (48, 192), "pixel_steps": 0, "vector_steps": 0})
     config.optimizer.update({"learning_rate": 1e-3, "schedule": "cosine", "decay_share": 1.0})
+
+
+def _learn_alone(config: ConfigDict) -> None:
+    """From few labels, by EM, and targets of the parameters' average, kept for many steps."""
+    _learn_from_few_labels(config)
+    config.steps = 6000
+    config.model.update({"width": (48, 192), "pixel_steps": 0, "vector_steps": 0})
     config.objective = {
         "name": "em",
         "refresh_every": 600,

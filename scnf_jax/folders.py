@@ -74,6 +74,20 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder; empty where it is not there.
+
+    Raises:
+      ValueError: for a damaged one.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected JSON, got a damaged file ({error})") from None
+
+
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Writes a compressed ``.npz`` at once; see :func:`replacing`."""
     with replacing(path) as temporary:

@@ -1,6 +1,6 @@
 """Labels that a trained model gives to objects without one, for another model to learn from."""
 
-import json
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 from scnf_jax import parallel
 from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.data import Dataset, take
-from scnf_jax.folders import replacing
+from scnf_jax.folders import read_json, replacing
 from scnf_jax.inference import Engine
 from scnf_jax.labels import kept_answers, seen_labels
 from scnf_jax.loading import load_run
@@ -84,10 +84,9 @@ def source_of(
 
 def is_finished(source: Path) -> bool:
     """Whether a folder holds a run that was trained to its end."""
-    try:
-        return bool(json.loads((source / "summary.json").read_text())["status"] == "finished")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    with contextlib.suppress(ValueError):  # of a damaged file
+        return read_json(source / "summary.json").get("status") == "finished"
+    return False
 
 
 def add_pseudo_labels(

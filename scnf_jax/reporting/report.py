@@ -1,7 +1,6 @@
 """``report.html``: everything about a run in one page that opens without a network."""
 
 import base64
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,7 +10,7 @@ from typing import Any
 from scnf_jax.analysis.obfuscation import MIN_OBJECTS, measure_leak
 from scnf_jax.analysis.relabelling import relabelling_acceptance
 from scnf_jax.data import Dataset
-from scnf_jax.folders import write_json, write_text
+from scnf_jax.folders import read_json, write_json, write_text
 from scnf_jax.inference import Engine
 from scnf_jax.reporting.card import describe, results
 from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
@@ -48,20 +47,6 @@ figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; border-radius:
 figcaption { font-size: .9rem; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: .3rem; }
 """
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run folder; empty where it is not there.
-
-    Raises:
-      ValueError: for a damaged one.
-    """
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: expected JSON, got a damaged file ({error})") from None
 
 
 def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:

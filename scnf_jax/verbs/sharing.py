@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 from scnf_jax.analysis.obfuscation import MIN_OBJECTS
+from scnf_jax.folders import read_json
 from scnf_jax.loading import export_folder, export_run
 from scnf_jax.reporting import results
 from scnf_jax.reporting.card import model_card
 from scnf_jax.reporting.evaluation import evaluate_scores
-from scnf_jax.reporting.report import read_json, write_report
+from scnf_jax.reporting.report import write_report
 from scnf_jax.verbs.common import Verb, add_run, check_limits, open_engine, run_dataset
 
 
