@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from scnf_jax import parallel, runs
+from scnf_jax import parallel, runs, training
 from scnf_jax.baselines import run_baseline
 from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.folders import FolderInUse
@@ -124,7 +124,7 @@ def _train(
                 "command resumes from it"
             )
         )
-    except runs.Diverged as error:
+    except training.Diverged as error:
         sys.stderr.write(f"train.py: {error}{where}\n")
         sys.exit(1)
     if parallel.is_first():

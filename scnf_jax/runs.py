@@ -31,9 +31,16 @@ from scnf_jax.reporting.pictures import drawable
 from scnf_jax.reporting.progress import Progress
 from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.settings import RunOptions, parse_config
-from scnf_jax.training import Trainer, TrainState, make_data, make_trainer, usable_params
+from scnf_jax.training import (
+    MAX_SKIPPED_IN_A_ROW,
+    Diverged,
+    Trainer,
+    TrainState,
+    make_data,
+    make_trainer,
+    usable_params,
+)
 
-MAX_SKIPPED_IN_A_ROW = 20
 _MAX_POINTS = 100_000
 _THEN = ", then "
 
@@ -44,10 +51,6 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
-
-
-class Diverged(RuntimeError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
 
 
 @dataclasses.dataclass

@@ -27,7 +27,12 @@ from scnf_jax.losses import (
 )
 from scnf_jax.options import check_choice, check_range
 
+MAX_SKIPPED_IN_A_ROW = 20
 _SHARE_DECAY = 0.99
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row, 20, had a loss or gradient that was not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,20 +71,24 @@ class OptimizerOptions:
 class TrainData(NamedTuple):
     """The train set on the device.
 
+    What differs between runs alone, in their seeds and in which labels they see, is data and no
+    shape or constant of the compiled program: such runs share one compilation.
+
     Attributes:
       x: grey levels uint8 ``[N, H, W, C]``, or vectors float32 ``[N, D]``; without rows
         where the objects stay on disk, and come with every call.
       y: int32 ``[N]``, -1 for "not known".
-      labelled: row numbers of the labelled objects.
-      unlabelled: row numbers of the others; all rows, where every object is labelled.
-      seed: of every random number of training. It is data, not a constant of the compiled
-        program: runs that differ in their seed share one compilation.
+      order: row numbers ``[N]``: those of the labelled objects, then those of the others.
+      num_labelled: of the objects; scalar.
+      num_objects: scalar; rows from here on are padding, and never drawn.
+      seed: of every random number of training; scalar.
     """
 
     x: Array
     y: Array
-    labelled: Array
-    unlabelled: Array
+    order: Array
+    num_labelled: Array
+    num_objects: Array
     seed: Array
 
 
@@ -166,7 +175,9 @@ def _schedule(options: OptimizerOptions, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, constant, decay], [warm, start])
 
 
-def make_data(x: TrainObjects, y: np.ndarray, mesh: Mesh, seed: int = 0) -> TrainData:
+def make_data(
+    x: TrainObjects, y: np.ndarray, mesh: Mesh, seed: int = 0, capacity: int | None = None
+) -> TrainData:
     """Puts the train set on every device; of objects on disk the labels alone.
 
     Args:
@@ -174,15 +185,19 @@ def make_data(x: TrainObjects, y: np.ndarray, mesh: Mesh, seed: int = 0) -> Trai
       y: see :class:`TrainData`.
       mesh: of devices.
       seed: see :class:`TrainData`.
+      capacity: rows to which the arrays are padded, so that sets of several sizes share one
+        compilation; None: no padding.
 
     Returns:
       The data, replicated.
     """
-    rows = np.arange(len(y), dtype=np.int32)
-    unlabelled = rows[y < 0] if (y < 0).any() else rows
-    if isinstance(x, Rows):
-        x = np.zeros((0, *x.event_shape), x.dtype)
-    arrays = (x, y.astype(np.int32), rows[y >= 0], unlabelled, np.uint32(seed))
+    num = len(y)
+    capacity = num if capacity is None else capacity
+    known = y >= 0
+    order = np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)])
+    x = np.zeros((0, *x.event_shape), x.dtype) if isinstance(x, Rows) else padded(x, capacity)
+    integers = (padded(y, capacity), padded(order, capacity), known.sum(), num)
+    arrays = (x, *(np.asarray(array, np.int32) for array in integers), np.uint32(seed))
     return TrainData(*parallel.replicate(arrays, mesh))
 
 
@@ -208,14 +223,20 @@ def draw_rows(
       int32 ``[batch_size]``.
     """
     if labelled_fraction is None:
-        return jax.random.randint(key, (batch_size,), 0, data.y.shape[0])
+        return jax.random.randint(key, (batch_size,), 0, data.num_objects)
     coin_key, labelled_key, unlabelled_key = jax.random.split(key, 3)
     coin = jax.random.bernoulli(coin_key, labelled_fraction, (batch_size,))
+    all_labelled = data.num_labelled == data.num_objects
+    first_unlabelled = jnp.where(all_labelled, 0, data.num_labelled)
 
-    def pick(pick_key: Array, rows: Array) -> Array:
-        return rows[jax.random.randint(pick_key, (batch_size,), 0, rows.shape[0])]
+    def pick(pick_key: Array, first: Array | int, end: Array) -> Array:
+        return data.order[first + jax.random.randint(pick_key, (batch_size,), 0, end - first)]
 
-    return jnp.where(coin, pick(labelled_key, data.labelled), pick(unlabelled_key, data.unlabelled))
+    return jnp.where(
+        coin,
+        pick(labelled_key, 0, data.num_labelled),
+        pick(unlabelled_key, first_unlabelled, data.num_objects),
+    )
 
 
 def make_trainer(

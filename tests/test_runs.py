@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import scnf_jax
-from scnf_jax import folders, runs
+from scnf_jax import folders, runs, training
 from scnf_jax.baselines import run_baseline
 from scnf_jax.models import with_defaults
 from scnf_jax.reporting import figures
@@ -183,7 +183,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
     experiment = runs.prepare(TINY | {"steps": 40}, tmp_path)
     experiment.dataset.train_x[:] = np.nan
-    with pytest.raises(runs.Diverged, match="not finite in 20 steps in a row"):
+    with pytest.raises(training.Diverged, match="not finite in 20 steps in a row"):
         runs.train(experiment)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "diverged"

@@ -270,13 +270,8 @@ def test_ema_follows() -> None:
 
 
 def test_draws_are_weighted_and_depend_on_the_key_alone() -> None:
-    data = TrainData(
-        jnp.zeros((10, 1)),
-        jnp.array([0, 1] + [-1] * 8),
-        jnp.arange(2),
-        jnp.arange(2, 10),
-        jnp.uint32(0),
-    )
+    labels = np.array([0, 1] + [-1] * 8)
+    data = make_data(np.zeros((10, 1), np.float32), labels, parallel.data_mesh())
     key = jax.random.key(0)
     rows = draw_rows(key, data, 30_000, 1 / 3)
     assert abs(float((rows < 2).mean()) - 1 / 3) < 0.01
@@ -284,6 +279,25 @@ def test_draws_are_weighted_and_depend_on_the_key_alone() -> None:
     np.testing.assert_array_equal(rows, draw_rows(key, data, 30_000, 1 / 3))
     uniform = draw_rows(key, data, 30_000, None)
     assert abs(float((uniform < 2).mean()) - 0.2) < 0.01
+
+
+def test_padding_is_never_drawn_and_changes_no_draw() -> None:
+    x, key = np.zeros((10, 1), np.float32), jax.random.key(0)
+    for labels in (np.array([-1, 0, 1] + [-1] * 7), np.zeros(10, int), np.full(10, -1)):
+        plain = make_data(x, labels, parallel.data_mesh())
+        padded = make_data(x, labels, parallel.data_mesh(), capacity=64)
+        assert padded.y.shape == padded.order.shape == (64,)
+        for fraction in (None, 0.25):
+            drawn = draw_rows(key, padded, 1000, fraction)
+            assert drawn.max() < 10
+            np.testing.assert_array_equal(drawn, draw_rows(key, plain, 1000, fraction))
+
+
+def test_other_label_draws_compile_nothing_anew() -> None:
+    made, data = trainer(labelled_fraction=0.5)
+    state, _ = made.run_chunk(made.init(data), data)
+    made.run_chunk(state, make_data(X, np.where(np.arange(40) < 3, 0, -1), parallel.data_mesh()))
+    assert made.run_chunk._cache_size() == 1
 
 
 def test_evaluate_pads_and_leaves_nothing_out() -> None:
