@@ -1,0 +1,411 @@
+"""The model behind scikit-learn's interface: ``fit``, ``predict``, -1 for a label not known."""
+
+import functools
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from scnf_jax import parallel
+from scnf_jax.bijectors.base import Array
+from scnf_jax.data.batches import padded, slices
+from scnf_jax.losses import AugmentOptions, ObjectiveOptions
+from scnf_jax.models import vector
+from scnf_jax.models.glow import CouplingName
+from scnf_jax.options import check_positive, check_range
+from scnf_jax.scnf import SemiConditionalFlow
+from scnf_jax.training import (
+    MAX_SKIPPED_IN_A_ROW,
+    Diverged,
+    OptimizerOptions,
+    Trainer,
+    make_data,
+    make_trainer,
+    usable_params,
+)
+
+_ROWS = 256  # that go through a fitted model at a time
+_MAX_STEPS_PER_CALL = 50
+
+
+class _Architecture(NamedTuple):
+    """What the fitted parameters fit to."""
+
+    num_features: int
+    num_classes: int
+    body_steps: int
+    head_steps: int
+    hidden: tuple[int, ...]
+    coupling: CouplingName
+
+
+class SCNFClassifier(ClassifierMixin, BaseEstimator):
+    r"""A semi-conditional normalizing flow as a semi-supervised classifier of vectors.
+
+    With ``x`` standardised, a body that sees no label and a head under every label,
+
+    .. math::
+        \log p(x, y) &= \log|\det \mathrm{body}| + \log|\det \mathrm{head}_y| + \log p(z_h)
+            + \log p(y) \\
+        \log p(x) &= \mathrm{logsumexp}_y \log p(x, y), \qquad
+        \log p(y|x) = \mathrm{log\,softmax}_y \log p(x, y),
+
+    exactly, with ``p(y) = 1 / K``. Training ascends ``log p(x, y)`` of samples with a label and
+    ``log p(x)`` of the others, by Adam. Two more terms see ``log p(x, y) / temperature``: the
+    cross-entropy of labelled samples, and that between what two looks at a sample, each with
+    noise of its own, say of its class.
+
+    Images do better with the convolutional flows of ``train.py``.
+
+    Args:
+      steps: of training.
+      batch_size: samples of a step, drawn with replacement; a multiple of the number of devices.
+      learning_rate: of Adam at the start; falls to 0 by a cosine.
+      body_steps: flow steps of the body.
+      head_steps: flow steps of the head.
+      hidden: widths of the conditioners' layers, or the one of a single layer.
+      coupling: ``affine``, ``additive``, ``spline`` or ``mixture``; the last two bend more, and
+        take several times as long.
+      noise: standard deviation of the normal noise on what training sees, in standard deviations
+        of each feature. The density learnt is that of noisy samples: it stays finite where
+        features are constant, rounded or repeated, and smooth.
+      labelled_share: of labelled samples in a batch, at least; drawn more often where they are
+        fewer than that, and then the density, too, is one of samples drawn so. 0: as in the data.
+      classification_weight: of the cross-entropy of labelled samples, in nats a sample.
+      consistency_weight: of the consistency.
+      temperature: see above; None: a quarter of the number of features, at least 1. Both
+        weights are multiplied by it, so that the terms' gradients keep their size.
+      random_state: seed of weights, order and noise.
+
+    Attributes:
+      classes_: the classes ``[K]``, sorted; results have a column for each, in this order.
+      transduction_: labels of the samples of ``fit``: the given ones, else the most likely.
+      n_features_in_: number of features D.
+      feature_names_in_: their names, where ``fit`` was given a data frame.
+      n_iter_: steps taken.
+      loss_curve_: of every step, in nats a sample.
+      scaler_: the ``StandardScaler`` that samples go through.
+      params_: of :attr:`flow_`, as NumPy arrays.
+
+    References:
+      Atanov et al. 2019, section 3, https://arxiv.org/abs/1905.00505
+
+    Example:
+      >>> from sklearn.datasets import make_moons
+      >>> X, y = make_moons(200, noise=0.1, random_state=0)
+      >>> few = np.where(np.arange(200) < 10, y, -1)
+      >>> flow = SCNFClassifier(steps=2, body_steps=1, head_steps=1, random_state=0).fit(X, few)
+      >>> flow.predict_proba(X).shape, flow.score_samples(X).shape
+      ((200, 2), (200,))
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 800,
+        batch_size: int = 256,
+        learning_rate: float = 2e-3,
+        body_steps: int = 3,
+        head_steps: int = 2,
+        hidden: Sequence[int] | int = (64, 64),
+        coupling: CouplingName = "affine",
+        noise: float = 0.1,
+        labelled_share: float = 0.05,
+        classification_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        temperature: float | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.body_steps = body_steps
+        self.head_steps = head_steps
+        self.hidden = hidden
+        self.coupling = coupling
+        self.noise = noise
+        self.labelled_share = labelled_share
+        self.classification_weight = classification_weight
+        self.consistency_weight = consistency_weight
+        self.temperature = temperature
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> "SCNFClassifier":
+        """Trains from the start.
+
+        Args:
+          X: samples ``[N, D]`` with D at least 2.
+          y: their labels ``[N]``, integers or words; -1 for "not known". Words need
+            ``dtype=object`` to have the number -1 among them.
+
+        Returns:
+          Itself.
+
+        Raises:
+          ValueError: for data or settings that cannot be.
+          Diverged: after 20 steps in a row that were not finite.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_features=2)
+        known = _known(y)
+        given = _plain(y[known])
+        check_classification_targets(given)
+        classes, codes = np.unique(given, return_inverse=True)
+        labels = np.full(len(y), -1, np.int32)
+        labels[known] = codes
+        architecture = self._checked_architecture(X.shape[1], len(classes))
+        trainer = self._trainer(architecture, len(codes) / len(y))
+        scaler = StandardScaler().fit(X)
+        x = _standardised(scaler, X)
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        capacity = 1 << (len(x) - 1).bit_length()
+        data = make_data(x, labels, parallel.data_mesh(), seed, capacity)
+        state, curve = trainer.init(data), []
+        # The first step is good whatever the rate is, and a run may be shorter than the limit.
+        limit = max(min(MAX_SKIPPED_IN_A_ROW, self.steps - 1), 1)
+        for step in range(0, self.steps, self._steps_per_call):
+            state, metrics = trainer.run_chunk(state, data)
+            losses, in_a_row = jax.device_get((metrics["loss"], state.skipped_in_a_row))
+            curve += losses.tolist()
+            if in_a_row >= limit:
+                raise Diverged(
+                    f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to "
+                    f"step {step + self._steps_per_call}; lower learning_rate"
+                )
+        # All of it at once, so that a fit that fails leaves what an earlier one has learnt.
+        self.classes_, self.scaler_, self._architecture = classes, scaler, architecture
+        self.n_iter_, self.loss_curve_ = self.steps, curve
+        self.params_ = jax.device_get(usable_params(state))
+        self.transduction_ = y.copy()
+        self.transduction_[~known] = classes[self._log_joint(x[~known]).argmax(-1)]
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "params_")
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most likely class of each sample ``[N]``."""
+        codes = self._log_joint(self._checked(X)).argmax(-1)
+        return self.classes_[codes]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy over the samples whose label is known, those with another than -1.
+
+        Cross-validation and grid search take it where their ``scoring`` is not given; the scorers
+        that scikit-learn has by name count a -1 as a class.
+
+        Args:
+          X: samples ``[N, D]``.
+          y: their labels, at least one of them known.
+          sample_weight: of each sample ``[N]``.
+
+        Returns:
+          A share of 1.
+
+        Raises:
+          ValueError: where no label is known.
+        """
+        y = column_or_1d(y)
+        check_consistent_length(X, y, sample_weight)
+        known = _known(y)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[known]
+        return float(accuracy_score(_plain(y[known]), self.predict(X)[known], sample_weight=weight))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """``p(y|x) [N, K]``, the columns in the order of ``classes_``."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """``log p(y|x) [N, K]``, the columns in the order of ``classes_``.
+
+        That of ``p(y)`` where a sample is so far out that ``log p(x)`` is ``-inf`` in float32.
+        """
+        log_joint = self._log_joint(self._checked(X))
+        overflow = np.isneginf(log_joint).all(-1, keepdims=True)
+        log_joint = np.where(overflow, 0.0, log_joint)
+        return log_joint - np.logaddexp.reduce(log_joint, -1, keepdims=True)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """``log p(x) [N]``, in nats, of a density over the features in their own units."""
+        log_prob = np.logaddexp.reduce(self._log_joint(self._checked(X)), -1)
+        return log_prob - np.sum(np.log(self.scaler_.scale_))
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        label: Any = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws from ``p(x|y)``.
+
+        Args:
+          n_samples: how many.
+          label: the class of all of them; None: one drawn from ``p(y)`` for each.
+          random_state: seed of the draw.
+
+        Returns:
+          Samples ``[n_samples, D]`` and their classes ``[n_samples]``.
+
+        Raises:
+          ValueError: for a number below 1, or a class that ``fit`` has not seen.
+        """
+        check_is_fitted(self)
+        check_positive("n_samples", n_samples)
+        random = check_random_state(random_state)
+        if label is None:
+            codes = random.randint(len(self.classes_), size=n_samples)
+        else:
+            found = np.flatnonzero(self.classes_ == label)
+            if np.ndim(label) or not len(found):
+                raise ValueError(f"label: expected one of {self.classes_.tolist()}, got {label!r}")
+            codes = np.full(n_samples, found[0])
+        key = jax.random.key(random.randint(np.iinfo(np.int32).max))
+        draw, parts = _flow(self._architecture).sample, []
+        for part in slices(n_samples, _ROWS):
+            key, part_key = jax.random.split(key)
+            drawn = draw(self.params_, part_key, padded(codes[part], _ROWS))
+            parts.append(np.asarray(drawn, np.float64)[: part.stop - part.start])
+        return self.scaler_.inverse_transform(np.concatenate(parts)), self.classes_[codes]
+
+    @property
+    def flow_(self) -> SemiConditionalFlow:
+        """The model, whose parameters are ``params_``, of samples that ``scaler_`` has seen."""
+        check_is_fitted(self)
+        return _flow(self._architecture).model
+
+    def _checked_architecture(self, num_features: int, num_classes: int) -> _Architecture:
+        for name in ("steps", "batch_size", "body_steps", "head_steps"):
+            check_positive(name, getattr(self, name))
+        widths = tuple(np.atleast_1d(self.hidden).tolist())
+        for width in widths:
+            check_positive("hidden", width)
+        return _Architecture(
+            num_features, num_classes, self.body_steps, self.head_steps, widths, self.coupling
+        )
+
+    @property
+    def _steps_per_call(self) -> int:
+        return max(n for n in range(1, _MAX_STEPS_PER_CALL + 1) if self.steps % n == 0)
+
+    def _trainer(self, architecture: _Architecture, known_share: float) -> Trainer:
+        for name in ("learning_rate", "noise", "classification_weight", "consistency_weight"):
+            check_range(name, getattr(self, name), 0.0)
+        check_range("labelled_share", self.labelled_share, 0.0, 1.0)
+        temperature = self.temperature
+        if temperature is None:
+            temperature = max(1.0, architecture.num_features / 4)
+        check_range("temperature", temperature, 1e-6)
+        objective = ObjectiveOptions(
+            classification_weight=self.classification_weight * temperature,
+            consistency_weight=self.consistency_weight * temperature,
+            temperature=temperature,
+        )
+        optimizer = OptimizerOptions(
+            learning_rate=self.learning_rate, schedule="cosine", clip_norm=5.0, ema_decay=0.99
+        )
+        return _trainer(
+            architecture,
+            self.steps,
+            self._steps_per_call,
+            self.batch_size,
+            None if known_share >= self.labelled_share else self.labelled_share,
+            optimizer,
+            objective,
+            AugmentOptions(noise=self.noise, likelihood=bool(self.noise)),
+        )
+
+    def _checked(self, x: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return _standardised(self.scaler_, validate_data(self, x, dtype=np.float64, reset=False))
+
+    def _log_joint(self, x: np.ndarray) -> np.ndarray:
+        """``log p(x, y = k) [N, K]`` of standardised samples, in batches of one size."""
+        log_joint = _flow(self._architecture).log_joint
+        result = np.empty((len(x), len(self.classes_)))
+        for part in slices(len(x), _ROWS):
+            rows = log_joint(self.params_, padded(x[part], _ROWS))
+            result[part] = np.asarray(rows)[: part.stop - part.start]
+        return np.nan_to_num(result, nan=-np.inf, neginf=-np.inf)
+
+
+def _standardised(scaler: StandardScaler, x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite, and so is what the model says of it
+        return scaler.transform(x).astype(np.float32)
+
+
+def _plain(labels: np.ndarray) -> np.ndarray:
+    """Numbers that stand in an array of objects as an array of numbers."""
+    numbers_alone = all(isinstance(label, numbers.Number) for label in labels)
+    return np.array(labels.tolist()) if labels.dtype == object and numbers_alone else labels
+
+
+def _known(y: np.ndarray) -> np.ndarray:
+    """Which labels are known ``[N]``.
+
+    Raises:
+      ValueError: where none is, or where -1 has become a word.
+    """
+    if y.dtype.kind in "USOT" and any(isinstance(label, str) and label == "-1" for label in y):
+        raise ValueError(
+            "y: expected -1, the number, for a label that is not known, got the word '-1'; NumPy "
+            "makes words of numbers among words: take y.astype(object), and set y[y == '-1'] = -1"
+        )
+    known = np.asarray(y != -1, bool)
+    if not known.any():
+        raise ValueError(f"y: expected at least one label, got {len(y)} times -1 (not known)")
+    return known
+
+
+# Parameters alone belong to an estimator, which can so be copied and pickled; what is compiled is
+# shared by all those that have the same settings, as in a cross-validation.
+
+
+class _Flow(NamedTuple):
+    model: SemiConditionalFlow
+    log_joint: Callable[..., Array]
+    sample: Callable[..., Array]
+
+
+@functools.lru_cache(maxsize=8)
+def _flow(architecture: _Architecture) -> _Flow:
+    model = vector(
+        (architecture.num_features,),
+        architecture.num_classes,
+        steps=architecture.body_steps,
+        head_steps=architecture.head_steps,
+        hidden=architecture.hidden,
+        coupling=architecture.coupling,
+    )
+    return _Flow(model, jax.jit(model.log_joint), jax.jit(model.sample))
+
+
+@functools.lru_cache(maxsize=8)
+def _trainer(
+    architecture: _Architecture,
+    steps: int,
+    steps_per_call: int,
+    batch_size: int,
+    labelled_fraction: float | None,
+    optimizer: OptimizerOptions,
+    objective: ObjectiveOptions,
+    augment: AugmentOptions,
+) -> Trainer:
+    return make_trainer(
+        _flow(architecture).model,
+        steps=steps,
+        batch_size=batch_size,
+        num_levels=None,
+        mesh=parallel.data_mesh(),
+        optimizer=optimizer,
+        objective=objective,
+        augment=augment,
+        labelled_fraction=labelled_fraction,
+        steps_per_call=steps_per_call,
+    )

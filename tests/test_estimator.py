@@ -1,0 +1,184 @@
+"""The scikit-learn estimator: its library's own checks, and what they do not know of."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_moons
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from scnf_jax import estimator
+from scnf_jax.estimator import SCNFClassifier
+from scnf_jax.training import Diverged
+
+X, Y = make_moons(200, noise=0.1, random_state=0)
+FEW = np.where(np.arange(200) < 20, Y, -1)
+
+
+def tiny(**changes: Any) -> SCNFClassifier:
+    settings: dict[str, Any] = {
+        "steps": 200,
+        "batch_size": 64,
+        "learning_rate": 2e-2,
+        "body_steps": 1,
+        "head_steps": 2,
+        "hidden": (16,),
+        "coupling": "affine",
+        "random_state": 0,
+    }
+    return SCNFClassifier(**settings | changes)
+
+
+@parametrize_with_checks(
+    [tiny()],
+    expected_failed_checks=lambda _: {
+        "check_classifiers_classes": "one of its two classes is -1, which is no class here"
+    },
+)
+def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> SCNFClassifier:
+    return tiny().fit(X, FEW)
+
+
+def test_learns_from_few_labels(fitted: SCNFClassifier) -> None:
+    unknown = FEW < 0
+    assert fitted.score(X[unknown], Y[unknown]) > 0.9
+    np.testing.assert_array_equal(fitted.transduction_[~unknown], Y[~unknown])
+    np.testing.assert_array_equal(fitted.transduction_[unknown], fitted.predict(X[unknown]))
+    assert fitted.n_iter_ == len(fitted.loss_curve_) == 200
+    assert fitted.loss_curve_[-1] < fitted.loss_curve_[0]
+
+
+def test_density_is_one_over_features_in_their_own_units(fitted: SCNFClassifier) -> None:
+    axes = [np.linspace(-9, 10, 400), np.linspace(-9, 9, 400)]
+    grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
+    cell = np.prod([axis[1] - axis[0] for axis in axes])
+    assert np.exp(fitted.score_samples(grid)).sum() * cell == pytest.approx(1.0, abs=0.01)
+    factors = np.array([1e6, 1e-3])
+    other = tiny().fit(X * factors - 5.0, FEW)
+    np.testing.assert_allclose(
+        other.score_samples(X * factors - 5.0) + np.log(factors).sum(),
+        fitted.score_samples(X),
+        atol=0.02,
+    )
+
+
+def test_samples_are_of_their_class(fitted: SCNFClassifier) -> None:
+    samples, classes = fitted.sample(300, random_state=0)
+    assert samples.shape == (300, 2)
+    assert np.mean(fitted.predict(samples) == classes) > 0.9
+    again, _ = fitted.sample(300, random_state=0)
+    np.testing.assert_array_equal(samples, again)
+    of_one, classes = fitted.sample(50, label=1, random_state=0)
+    assert set(classes) == {1}
+    assert np.mean(fitted.predict(of_one) == 1) > 0.9
+    with pytest.raises(ValueError, match=r"label: expected one of \[0, 1\], got 2"):
+        fitted.sample(label=2)
+    with pytest.raises(ValueError, match="label: expected one of"):
+        fitted.sample(2, label=[0, 1])
+
+
+def test_the_flow_itself_is_there(fitted: SCNFClassifier) -> None:
+    log_joint = fitted.flow_.log_joint(fitted.params_, fitted.scaler_.transform(X[:5]))
+    posterior = np.exp(log_joint) / np.exp(log_joint).sum(-1, keepdims=True)
+    np.testing.assert_allclose(fitted.predict_proba(X[:5]), posterior, atol=1e-4)
+
+
+def test_labels_may_be_words(fitted: SCNFClassifier) -> None:
+    words = np.array(["upper", "lower"], object)[Y]
+    words[FEW < 0] = -1
+    by_word = tiny().fit(X, words)
+    assert list(by_word.classes_) == ["lower", "upper"]
+    assert np.mean(by_word.predict(X) == np.array(["upper", "lower"])[Y]) > 0.9
+    assert by_word.sample(label="upper")[1] == ["upper"]
+    for as_words in (words.astype(str), words.astype(str).astype(object)):
+        with pytest.raises(ValueError, match="got the word '-1'"):
+            tiny().fit(X, as_words)
+
+
+def test_sets_of_other_sizes_and_labels_compile_nothing_anew() -> None:
+    seen: set[Any] = set()
+    original = estimator._trainer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimator, "_trainer", lambda *a: seen.add(a) or original(*a))
+        tiny().fit(X, FEW)
+        tiny(random_state=1).fit(X[:150], FEW[::-1][-150:])
+    assert len(seen) == 1
+    assert original(*seen.pop()).run_chunk._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
+        ({"body_steps": 1.5}, "body_steps: expected an integer >= 1, got 1.5"),
+        ({"coupling": "cubic"}, "coupling.*'cubic'"),
+        ({"noise": -1.0}, "noise: expected a number >= 0"),
+        ({"noise": None}, "noise: expected a number >= 0"),
+        ({"learning_rate": "auto"}, "learning_rate: expected a number >= 0.0, got 'auto'"),
+        ({"classification_weight": -1}, "^classification_weight: expected a number >= 0.0, got -1"),
+        ({"hidden": (8, 0)}, "hidden: expected an integer >= 1, got 0"),
+        ({"labelled_share": 2.0}, "labelled_share: expected a number >= 0.0 and <= 1.0"),
+        ({"temperature": 0.0}, "temperature: expected"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(**settings).fit(X, FEW)
+
+
+def test_numbers_may_be_objects(fitted: SCNFClassifier) -> None:
+    as_objects = tiny().fit(X, FEW.astype(object))
+    np.testing.assert_array_equal(as_objects.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_score_leaves_out_what_is_not_known(fitted: SCNFClassifier) -> None:
+    known = FEW >= 0
+    assert fitted.score(X, FEW) == fitted.score(X[known], FEW[known])
+    weight = np.arange(200.0)
+    right = fitted.predict(X[known]) == Y[known]
+    assert fitted.score(X, FEW, weight) == pytest.approx(np.average(right, weights=weight[known]))
+    with pytest.raises(ValueError, match="inconsistent"):
+        fitted.score(X, Y[:-1])
+
+
+def test_a_fit_that_fails_leaves_the_last_one() -> None:
+    flow = tiny().fit(X, FEW)
+    before = flow.predict_proba(X)
+    for bad in ({"temperature": -1.0}, {"learning_rate": 1e30}):
+        with pytest.raises((ValueError, Diverged)):
+            flow.set_params(**bad).fit(10 * X, 1 - Y)
+        np.testing.assert_array_equal(flow.predict_proba(X), before)
+    with pytest.raises(ValueError, match="temperature"):
+        (never := tiny(temperature=-1.0)).fit(X, FEW)
+    with pytest.raises(NotFittedError):
+        never.predict(X)
+
+
+def test_far_out_everything_is_a_number(fitted: SCNFClassifier) -> None:
+    far = np.array([[1e3, 0.0], [1e36, 0.0], [-1e300, 1e300]])
+    log_prob = fitted.score_samples(far)
+    assert -np.inf < log_prob[0] < -100
+    assert np.isneginf(log_prob[2])
+    assert not np.isnan(log_prob).any()
+    posterior = fitted.predict_proba(far)
+    np.testing.assert_allclose(posterior.sum(-1), 1.0)
+    np.testing.assert_allclose(posterior[2], 0.5)
+
+
+def test_bad_data() -> None:
+    with pytest.raises(ValueError, match="at least one label, got 200 times -1"):
+        tiny().fit(X, np.full(200, -1))
+    with pytest.raises(ValueError, match="1 feature"):
+        tiny().fit(X[:, :1], FEW)
+
+
+def test_divergence_is_an_error() -> None:
+    for steps in (200, 10):
+        with pytest.raises(Diverged, match="lower learning_rate"):
+            tiny(learning_rate=1e30, steps=steps).fit(X, FEW)
