@@ -151,12 +151,20 @@ def check_same_run(
         raise ValueError(f"workdir: {folder} holds another run ({error}); {remedy}") from None
     if differ := _differences(then, _dotted(config)):
         raise ValueError(f"workdir: {folder} holds a run of another config ({differ}); {remedy}")
-    now = {key: value for key, value in _dotted(data or {}).items() if key in saved.data}
-    if differ := _differences({key: saved.data[key] for key in now}, now):
+    if differ := differing_data(saved, data or {}):
         raise ValueError(
             f"workdir: {folder} holds a run on other data ({differ}); bring that back, or {remedy}"
         )
     return saved.command
+
+
+def differing_data(saved: Settings, data: Mapping[str, Any]) -> str:
+    """What of the data is another than it was, for a message; empty where nothing is.
+
+    What an older folder or an export did not record is not compared.
+    """
+    now = {key: value for key, value in _dotted(data).items() if key in saved.data}
+    return _differences({key: saved.data[key] for key in now}, now)
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

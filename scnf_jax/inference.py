@@ -51,24 +51,30 @@ class Engine:
     """Compiled functions of one trained model.
 
     The dequantisation noise of an object is a function of ``seed`` and of the object's
-    number, so that results do not depend on the size of the batches. Objects are classified where
-    the run's ``posterior_at`` says.
+    number, so that what is said of objects does not depend on the size of the batches; samples do.
 
     Args:
       run: the trained model.
       batch_size: objects that go through the model at a time; memory grows with it, not
         with the number of objects.
       seed: of noise, samples and sampled labels.
+      posterior_at: where objects are classified, ``noise`` or ``middle``; None: where the run says.
     """
 
-    def __init__(self, run: LoadedRun, batch_size: int = 250, seed: int = 0) -> None:
+    def __init__(
+        self,
+        run: LoadedRun,
+        batch_size: int = 250,
+        seed: int = 0,
+        posterior_at: str | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected an integer >= 1, got {batch_size}")
         self.run, self.batch_size = run, batch_size
         self._keys = evaluation_keys(seed)
         self._prepare = make_numbered_input(run.model, run.num_levels)
-        self._posterior_at = run.options.posterior_at
-        self._classified = make_classified_input(run.model, run.num_levels, self._posterior_at)
+        self.posterior_at = posterior_at or run.options.posterior_at
+        self._classified = make_classified_input(run.model, run.num_levels, self.posterior_at)
         self._log_joint = jax.jit(self._log_joint_of)
         self._log_posterior = jax.jit(self._log_posterior_of)
         self._encode = jax.jit(self._encode_of)
@@ -145,11 +151,11 @@ class Engine:
         Without ``density`` a pass is saved where objects are classified in the middle.
         """
         log_prob = bits = None
-        if self.has_density and (density or self._posterior_at == "noise"):
+        if self.has_density and (density or self.posterior_at == "noise"):
             log_joint = self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
             log_prob = np.logaddexp.reduce(log_joint, -1)
             bits = bits_per_dim(log_prob, self.run.num_dims, self.run.num_levels)
-            if self._posterior_at == "noise":
+            if self.posterior_at == "noise":
                 return Scores(log_joint - log_prob[:, None], log_prob, bits)
         return Scores(self._run(self._log_posterior, x, self._rows(part)), log_prob, bits)
 

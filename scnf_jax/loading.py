@@ -94,8 +94,15 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
         options = parse_config(settings.config)
     except ValueError as error:
         raise ValueError(f"{path}: expected a run that trained a model ({error})") from None
-    event_shape = tuple(settings.data["event_shape"])
-    model = build_model(options.model, event_shape, settings.data["num_classes"])
+    try:
+        keys = ("event_shape", "num_classes", "num_levels")
+        event_shape, num_classes, num_levels = (settings.data[key] for key in keys)
+    except KeyError as error:
+        raise ValueError(
+            f"{path / 'config.json'}: expected a run's settings, got a damaged file ({error})"
+        ) from None
+    event_shape = tuple(event_shape)
+    model = build_model(options.model, event_shape, num_classes)
     x = jax.ShapeDtypeStruct((options.init_batch_size, *event_shape), np.float32)
     target = jax.eval_shape(model.init, jax.random.key(0), x)
     if (path / WEIGHTS).exists():
@@ -109,7 +116,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
         step,
         path,
         event_shape,
-        settings.data["num_levels"],
+        num_levels,
         settings.command,
     )
 

@@ -32,6 +32,19 @@ def bits_per_dim(log_prob: Number, num_dims: int, num_levels: int | None) -> Num
     return math.log2(num_levels or 1) - log_prob / (num_dims * math.log(2.0))
 
 
+def is_right(log_posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the most likely label is the true one.
+
+    Args:
+      log_posterior: ``[N, K]``; a row with one that is not a number is wrong.
+      labels: ``[N]``, all known.
+
+    Returns:
+      bool ``[N]``.
+    """
+    return (np.argmax(log_posterior, -1) == labels) & ~np.isnan(log_posterior).any(-1)
+
+
 def error_percent(log_posterior: np.ndarray, labels: np.ndarray) -> float:
     """Share of objects whose most likely label is wrong, in percent.
 
@@ -42,8 +55,7 @@ def error_percent(log_posterior: np.ndarray, labels: np.ndarray) -> float:
     Returns:
       0 to 100.
     """
-    right = (np.argmax(log_posterior, -1) == labels) & ~np.isnan(log_posterior).any(-1)
-    return 100.0 * (1.0 - float(right.mean()))
+    return 100.0 * (1.0 - float(is_right(log_posterior, labels).mean()))
 
 
 def margins(log_posterior: np.ndarray) -> np.ndarray:

@@ -26,9 +26,9 @@ def check_choice(field: str, value: Any, choices: Iterable[Any]) -> None:
 
 def check_range(field: str, value: float, low: float, high: float = float("inf")) -> None:
     """Raises ValueError unless ``low <= value <= high``; NaN is refused."""
-    if not low <= value <= high:
+    if not isinstance(value, numbers.Real) or not low <= value <= high:
         upper = f" and <= {high}" if high != float("inf") else ""
-        raise ValueError(f"{field}: expected a number >= {low}{upper}, got {value}")
+        raise ValueError(f"{field}: expected a number >= {low}{upper}, got {value!r}")
 
 
 def check_positive(field: str, value: int) -> None:

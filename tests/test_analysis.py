@@ -132,7 +132,12 @@ def test_a_probe_that_never_saw_a_class() -> None:
 def test_a_row_that_is_not_a_number_is_wrong_and_a_certain_one_is_not() -> None:
     with np.errstate(divide="ignore"):
         log_posterior = np.log([[1.0, 0.0], [np.nan, np.nan]])
-    assert error_percent(log_posterior, np.array([0, 0])) == 50.0
+    labels = np.array([0, 0])
+    assert error_percent(log_posterior, labels) == 50.0
+    assert error_at_coverage(log_posterior, labels)[1].tolist() == [0.0, 50.0]
+    found = reliability(log_posterior, labels)
+    assert found.counts[[0, -1]].tolist() == [1, 1]
+    assert found.ece == 0.0  # wrong, and not confident
 
 
 @pytest.mark.slow

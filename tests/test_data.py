@@ -226,6 +226,9 @@ def test_bad_npz(tmp_path: Path) -> None:
     np.savez(path, x_train=x, y_train=np.full(2, -1), x_test=x, y_test=np.zeros(2, int))
     with pytest.raises(ValueError, match="y_train: expected at least one known label"):
         load_dataset(str(path))
+    np.savez(path, x_train=x, y_train=np.array(0), x_test=x, y_test=np.zeros(2, int))
+    with pytest.raises(ValueError, match="expected 2 labels, one an object, got"):
+        load_dataset(str(path))
     planted = np.array([object()], dtype=object)
     np.savez(path, x_train=planted, y_train=planted, x_test=planted, y_test=planted)
     with pytest.raises(ValueError, match="allow_pickle"):

@@ -122,7 +122,9 @@ def test_predict_and_score_by_any_batch(
     assert measured[flagged].max() < measured[~flagged].min()
 
 
-def test_objects_are_classified_where_the_run_says(run: Path, tmp_path: Path) -> None:
+def test_objects_are_classified_where_the_run_says(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """At noise or in the middle of grey levels, in training and after it. The density is the same."""
     x, middle = DIGITS.test_x[:50], ((DIGITS.test_x[:50] + 0.5) / 17).astype(np.float32)
     shutil.copytree(run, tmp_path / "run")
@@ -141,6 +143,13 @@ def test_objects_are_classified_where_the_run_says(run: Path, tmp_path: Path) ->
     trained = jax.jit(make_scores(loaded.model, 17, "middle"))(loaded.params, np.arange(50), x)
     np.testing.assert_allclose(trained[0], scores.log_prob, rtol=1e-5)
     np.testing.assert_allclose(trained[1], expected, rtol=1e-3, atol=1e-3)
+    other = Engine(scnf_jax.load_run(run), posterior_at="middle").scores(x)
+    np.testing.assert_array_equal(other.log_posterior, scores.log_posterior)
+    output = f"--output={tmp_path}/at-noise.json"
+    say(capsys, "evaluate", tmp_path / "run", "--posterior-at=noise", output)
+    say(capsys, "evaluate", run, f"--output={tmp_path}/as-run.json")
+    at_noise, as_run = (tmp_path / f"{name}.json" for name in ("at-noise", "as-run"))
+    assert at_noise.read_text() == as_run.read_text()
     summary = runs.train(runs.prepare(loaded.config, tmp_path / "run"))  # whole: it is evaluated
     error = 100 * np.mean(Engine(loaded).scores(DIGITS.test_x).label != DIGITS.test_y)
     assert summary["test_error_percent"] == pytest.approx(error)
@@ -370,6 +379,22 @@ def test_export_and_back_bit_for_bit(
     settings["config"]["model"]["width"] = 16
     (folder / "config.json").write_text(json.dumps(settings))
     assert "another model" in complain(capsys, "evaluate", folder)
+    del settings["data"]["event_shape"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert "a damaged file ('event_shape')" in complain(capsys, "evaluate", folder)
+
+
+def test_other_data_than_those_of_the_run_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((run / "config.json").read_text())
+    settings["data"]["fingerprint"] += 1
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    for verb in ("evaluate", "suggest", "leak"):
+        said = complain(capsys, verb, tmp_path / "run")
+        assert "expected the data that" in said
+        assert "fingerprint" in said
 
 
 @pytest.mark.parametrize(
@@ -395,10 +420,15 @@ def test_export_and_back_bit_for_bit(
         (["obfuscate", "--input={scans}", "--output=x.csv"], "ends in .npz"),
         (["relabel", "--input={unlabelled}", "--labels=given"], "got none"),
         (["relabel", "--output={tmp}/t0.8"], "ends in .png"),
+        (
+            ["relabel", "--input={scans}", "--output={scans_png}"],
+            "scans.npz beside it is the input",
+        ),
         (["relabel", "--count=0"], "count: expected an integer >= 1"),
         (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
         (["restore", "--input={foreign}", "--output=x.npz"], "either --label=K or"),
+        (["restore", "--input={wordy}", "--label=1", "--output=x.npz"], "one row of numbers"),
         (["sample", "--label=10"], "label: expected 0..9, got 10"),
         (["sample", "--count=0"], "count: expected an integer >= 1"),
         (["sample", "--temperature=0"], "temperature: expected a number > 0"),
@@ -457,6 +487,9 @@ def test_bad_input_is_one_line(
     Image.new("1", (20_000, 20_000)).save(places["huge"])
     places["foreign"] = tmp_path / "foreign.npz"
     np.savez(places["foreign"], z_h=np.zeros((2, 5)), z_aux=np.zeros((2, 5)))
+    places["scans_png"] = scans.with_suffix(".png")
+    places["wordy"] = tmp_path / "wordy.npz"
+    np.savez(places["wordy"], z_h=np.full((2, 5), "a"), z_aux=np.zeros((2, 5)))
     verb, *options = [word.format(**places) for word in words]
     assert message in complain(capsys, verb, run, *options)
     assert not (tmp_path / "x.csv").exists()

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scnf_jax.metrics import is_right
+
 
 class Reliability(NamedTuple):
     """Objects by the confidence of their predicted label.
@@ -29,7 +31,8 @@ def reliability(log_posterior: np.ndarray, labels: np.ndarray, bins: int = 15) -
     .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{N} |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
     Args:
-      log_posterior: ``log p(y|x) [N, K]``.
+      log_posterior: ``log p(y|x) [N, K]``; a row with one that is not a number is wrong, with
+        no confidence.
       labels: ``[N]``, all known.
       bins: B, of equal width.
 
@@ -45,8 +48,8 @@ def reliability(log_posterior: np.ndarray, labels: np.ndarray, bins: int = 15) -
       >>> round(reliability(posterior, np.array([0, 1])).ece, 6)
       0.4
     """
-    confidence = np.exp(np.max(log_posterior.astype(np.float64), -1))
-    right = np.argmax(log_posterior, -1) == labels
+    confidence = np.nan_to_num(np.exp(np.max(log_posterior.astype(np.float64), -1)))
+    right = is_right(log_posterior, labels)
     edges = np.linspace(0.0, 1.0, bins + 1)
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
@@ -88,7 +91,7 @@ def error_at_coverage(
     log-posteriors: a flow's largest probability is 1 to the last digit for most objects.
 
     Args:
-      log_posterior: ``[N, K]``.
+      log_posterior: ``[N, K]``; a row with one that is not a number is wrong, and comes last.
       labels: ``[N]``, all known.
 
     Returns:
@@ -100,7 +103,7 @@ def error_at_coverage(
     """
     top = np.sort(log_posterior, -1)
     margin = top[:, -1] - top[:, -2] if log_posterior.shape[-1] > 1 else top[:, -1]
-    order = np.argsort(-margin, kind="stable")
-    wrong = (np.argmax(log_posterior, -1) != labels)[order]
+    order = np.argsort(-margin, kind="stable")  # what is not a number comes last
+    wrong = ~is_right(log_posterior, labels)[order]
     taken = np.arange(1, len(labels) + 1)
     return taken / len(labels), 100.0 * np.cumsum(wrong) / taken

@@ -15,6 +15,7 @@ from scnf_jax.analysis.probes import (
 )
 from scnf_jax.data import Dataset, at_most, take
 from scnf_jax.inference import Engine
+from scnf_jax.metrics import error_percent
 from scnf_jax.scnf import Latents
 
 MIN_OBJECTS = 20
@@ -190,7 +191,7 @@ def measure_leak(
     scores = engine.scores(parts[1][0], density=False)
     return Leak(
         chance_percent=100.0 * float(np.bincount(test_y).max() / len(test_y)),
-        model_accuracy_percent=100.0 * float(np.mean(scores.label == test_y)),
+        model_accuracy_percent=100.0 - error_percent(scores.log_posterior, test_y),
         probes=results,
         posterior_bits=information_bits(np.exp(scores.log_posterior), test_y),
         entropy_bits=class_entropy_bits(test_y),

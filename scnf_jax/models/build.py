@@ -38,9 +38,9 @@ def build_model(settings: Mapping[str, Any], event_shape: Sequence[int], num_cla
       ValueError: for an unknown name or setting, with a suggestion, or a wrong value.
     """
     arguments = dict(settings)
-    name = arguments.pop("name", None)
+    name = str(arguments.pop("name", None))
     if name not in BUILDERS:
-        raise ValueError(f"model.name: no builder {name!r}; {suggest(str(name), BUILDERS)}")
+        raise ValueError(f"model.name: no builder {name!r}; {suggest(name, BUILDERS)}")
     known = _defaults(BUILDERS[name])
     for key in arguments:
         if key not in known:
@@ -57,7 +57,7 @@ def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     So settings that were saved before their builder had one more equal those of now that name it
     at its default.
     """
-    builder = BUILDERS.get(settings.get("name", ""))
+    builder = BUILDERS.get(str(settings.get("name")))
     return dict(settings) if builder is None else {**_defaults(builder), **settings}
 
 

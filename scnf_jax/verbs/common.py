@@ -9,7 +9,7 @@ import numpy as np
 
 from scnf_jax.data import Dataset, at_most, load_dataset, take
 from scnf_jax.data.files import Objects, open_objects
-from scnf_jax.folders import made
+from scnf_jax.folders import differing_data, made, read_settings
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun, load_run
 from scnf_jax.options import check_range
@@ -41,7 +41,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=250, help="objects at a time; bounds the memory"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of noise and samples")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the dequantisation noise and of samples"
+    )
 
 
 def add_input(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -55,6 +57,16 @@ def add_input(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
 
 
+def add_posterior_at(parser: argparse.ArgumentParser) -> None:
+    """Where objects are classified."""
+    parser.add_argument(
+        "--posterior-at",
+        choices=("noise", "middle"),
+        help="classify grey levels with dequantisation noise, or in their middle; default: as the "
+        "run does",
+    )
+
+
 def open_engine(arguments: argparse.Namespace) -> Engine:
     """The model that a command names.
 
@@ -62,13 +74,24 @@ def open_engine(arguments: argparse.Namespace) -> Engine:
       ValueError: for a seed or a batch size out of range, and as :func:`load_run`.
     """
     check_range("seed", arguments.seed, 0, 2**32 - 1)
-    return Engine(load_run(arguments.run), arguments.batch_size, arguments.seed)
+    posterior_at = getattr(arguments, "posterior_at", None)
+    return Engine(load_run(arguments.run), arguments.batch_size, arguments.seed, posterior_at)
 
 
 def run_dataset(run: LoadedRun) -> Dataset:
-    """The data that a run was trained and tested on."""
+    """The data that a run was trained and tested on.
+
+    Raises:
+      ValueError: where they are not there, or have changed since.
+    """
     options = run.options
-    return load_dataset(options.dataset, options.validation_size, options.stream)
+    dataset = load_dataset(options.dataset, options.validation_size, options.stream)
+    if differ := differing_data(read_settings(run.folder), dataset.description):
+        raise ValueError(
+            f"{options.dataset}: expected the data that {run.folder} was trained on, got others "
+            f"({differ}); bring those back, or give your objects as --input"
+        )
+    return dataset
 
 
 def input_objects(engine: Engine, path: str | None) -> Objects:

@@ -32,7 +32,10 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", type=int, help="class of all samples; default: every class")
     parser.add_argument("--count", type=int, default=64, help="samples of each class")
     parser.add_argument(
-        "--temperature", type=float, default=1.0, help="times the priors' deviations"
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="factor on the standard deviations of the priors; below 1: more typical samples",
     )
     add_output(parser, "samples/")
 
@@ -114,13 +117,15 @@ def _relabel(arguments: argparse.Namespace) -> str:
         raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
     objects = input_objects(engine, arguments.input)
     num = min(arguments.count, len(objects))
+    picture = output_path(arguments, engine, "relabelled.png", [".png"])
+    arrays = picture.with_suffix(".npz")
+    if arguments.input is not None and arrays.resolve() == Path(arguments.input).resolve():
+        raise ValueError(f"output: expected another name, since {arrays} beside it is the input")
     x = objects[slice(0, num)]
     given = None if objects.y is None else objects.y[:num]
     choice = arguments.labels or ("likely" if given is None else "given")
     label = engine.labels(x, choice, given)
     grid = relabelled(engine, x, label)
-    picture = output_path(arguments, engine, "relabelled.png", [".png"])
-    arrays = picture.with_suffix(".npz")
     plot_grid(
         picture,
         np.concatenate([x[None], grid]),
@@ -171,7 +176,9 @@ def _obfuscate(arguments: argparse.Namespace) -> str:
 def _add_restore(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--input", required=True, metavar="FILE", help=".npz of obfuscate")
-    parser.add_argument("--label", type=int, help="of all objects")
+    parser.add_argument(
+        "--label", type=int, help="under which all objects come back; or --label-file"
+    )
     parser.add_argument("--label-file", metavar="FILE", help=".npy with one label an object")
     parser.add_argument("--output", required=True, metavar="FILE", help="a .npz")
 
@@ -193,8 +200,9 @@ def _read_hidden(name: str) -> Hidden:
     if len(arrays) < len(Hidden._fields):
         raise ValueError(f"{name}: expected a .npz of obfuscate with z_h and z_aux, got {names}")
     hidden = Hidden(**arrays)
-    if any(z.ndim != 2 or len(z) != len(hidden.z_h) for z in hidden):
-        raise ValueError(f"{name}: expected z_h and z_aux of one row an object")
+    rows = [z for z in hidden if z.ndim == 2 and np.issubdtype(z.dtype, np.floating)]
+    if len(rows) < len(hidden) or len(hidden.z_h) != len(hidden.z_aux):
+        raise ValueError(f"{name}: expected z_h and z_aux of one row of numbers an object")
     return hidden
 
 

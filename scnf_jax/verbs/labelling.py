@@ -29,7 +29,10 @@ def _add_suggest(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--count", type=int, default=20, help="objects to suggest")
     parser.add_argument(
-        "--groups", type=int, default=200, help="that the objects are put into, at most"
+        "--groups",
+        type=int,
+        default=200,
+        help="that the objects are put into, at most; one object of a group is asked for",
     )
     parser.add_argument(
         "--max-train",

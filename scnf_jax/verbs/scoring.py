@@ -17,6 +17,7 @@ from scnf_jax.verbs.common import (
     Verb,
     add_input,
     add_output,
+    add_posterior_at,
     add_run,
     input_objects,
     open_engine,
@@ -27,6 +28,7 @@ from scnf_jax.verbs.common import (
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
+    add_posterior_at(parser)
     add_input(parser, required=False)
     add_output(parser, "evaluation.json")
 
@@ -40,10 +42,10 @@ def _evaluate(arguments: argparse.Namespace) -> str:
             f"{'none' if objects.y is None else 'some that are -1'}; predict and score need none"
         )
     name = engine.run.test_name if arguments.input is None else arguments.input
+    path = output_path(arguments, engine, "evaluation.json")
     scores = engine.scores(objects.all())
     result = evaluate_scores(scores, objects.y)
-    path = output_path(arguments, engine, "evaluation.json")
-    write_json(path, {"objects": name, **result})
+    write_json(path, {"objects": name, "posterior_at": engine.posterior_at, **result})
     figures = plot_evaluation(path.parent, scores, objects.y)
     density = ""
     if "bits_per_dim" in result:
@@ -60,6 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> str:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
+    add_posterior_at(parser)
     add_input(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="a .csv or a .npz")
 
@@ -100,7 +103,7 @@ def _score(arguments: argparse.Namespace) -> str:
     train = train_scores(engine)
     train_log_prob = np.asarray(train.log_prob)
     of_train = outlier_scores(train, train_log_prob)[arguments.by]
-    threshold = float(np.quantile(of_train, 1 - arguments.quantile))
+    threshold = float(np.quantile(of_train, 1 - arguments.quantile, method="lower"))
     columns = ["id", "log_prob_nats", "bits_per_dim", "outlier"]
 
     def rows(scores: Scores) -> list[np.ndarray]:

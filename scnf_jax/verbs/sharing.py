@@ -47,8 +47,20 @@ def _export(arguments: argparse.Namespace) -> str:
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, finished or not")
-    parser.add_argument("--records", type=Path, default=Path("docs/results"))
-    parser.add_argument("--output", type=Path, default=Path("docs/RESULTS.md"))
+    parser.add_argument(
+        "--records",
+        type=Path,
+        default=Path("docs/results"),
+        metavar="FOLDER",
+        help="of the records, read and added to; default: docs/results",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("docs/RESULTS.md"),
+        metavar="FILE",
+        help="the page; default: docs/RESULTS.md",
+    )
 
 
 def _table(arguments: argparse.Namespace) -> str:

@@ -42,6 +42,7 @@ def _leak(arguments: argparse.Namespace) -> str:
     check_limits(arguments, "max_train", "max_test", low=MIN_OBJECTS)
     engine = open_engine(arguments)
     engine.require_density()
+    path = output_path(arguments, engine, "leak.json")
     leak = measure_leak(
         engine,
         run_dataset(engine.run),
@@ -50,7 +51,6 @@ def _leak(arguments: argparse.Namespace) -> str:
         tuple(arguments.probes),
         arguments.seed,
     )
-    path = output_path(arguments, engine, "leak.json")
     record = leak_record(leak)
     write_json(path, record)
     return f"{leak_table(record)}\n\n{path}"
@@ -92,7 +92,7 @@ def _outliers(arguments: argparse.Namespace) -> str:
 def _add_figures(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--max-test", type=int, default=2000, help="objects of t-SNE and PCA")
-    add_output(parser, "")
+    parser.add_argument("--output", metavar="FOLDER", help="default: the run folder")
 
 
 def _figures(arguments: argparse.Namespace) -> str:
