@@ -75,7 +75,10 @@ def page(folder: Path) -> str:
         "Written by `python -m benchmarks --write` from the records in `docs/performance/`. Times\n"
         "are medians after a warm-up, of calls whose results were waited for (of huge pages: the\n"
         "faster of two turns); what a row compares took turns in one run. Ratios carry over to\n"
-        "other machines better than seconds do.\n"
+        "other machines better than seconds do. A column *time* is relative to the first row of\n"
+        "its group, or to the call without the change. Parts are compiled and called alone, and\n"
+        "what is alone pays more for fresh memory ([huge pages](#huge-pages)): a whole can take\n"
+        "less time than its part.\n"
     )
     records = [
         json.loads((folder / f"{name}.json").read_text())

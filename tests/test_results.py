@@ -86,7 +86,7 @@ def test_a_row_is_mean_and_deviation_over_seeds_and_counts_failures(tmp_path: Pa
     cells = line_of(digits, "SCNF-GLOW, EM-SGD")
     # deviations by hand: |6 - 4| / sqrt(2), |2.2 - 2.0| / sqrt(2)
     assert cells[1:3] == ["5.00 ± 1.41", "2.100 ± 0.141"]
-    assert cells[5:8] == ["2", "1", "1.5 min"]
+    assert cells[5:8] == ["2 (0, 1)", "1", "1.5 min"]
     assert "E-step every 7 steps" in cells[9]
     assert "seed 3 stopped at step 40 of 100, 12.50% so far" in cells[9]
     assert cells[10] == f"`{COMMAND}`"

@@ -200,6 +200,7 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
         notes.append(f"seed {record['seed']} stopped{at}, {so_far}")
     if len(errors) > 1:
         notes.append("each: " + ", ".join(f"{error:.2f}" for error in errors))
+    seeds = ", ".join(str(r["seed"]) for r in finished)
     devices = {trained_on(r) for r in finished}
     seconds = [r["train_seconds"] for r in finished]
     return _join(
@@ -208,7 +209,7 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
             _spread(errors, 2),
             _spread(bits, 3),
             *published,
-            str(len(finished)),
+            f"{len(finished)} ({seeds})" if finished else "0",
             str(len(failed)),
             _minutes(float(np.mean(seconds))) if seconds else "-",
             "; ".join(sorted(devices)) or "-",
@@ -257,8 +258,8 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
         "measured here; M1+M2 has a bound on re-binarised pixels, no density. Where notes name",
         "`runs/NAME-{seed}`, that run goes first, with this folder as its `--workdir`; where they",
         "name `:MODE`, the command trains that mode of its config file first, in time that is not",
-        "counted. Cores are those that a run might use; records from before 27 November 2026 have",
-        "those of the machine.",
+        "counted. Cores are those that a run might use; older records have those of the machine,",
+        "of which `mnist.py:small` and `digits.py` used one.",
     ]
     for title, rows in SECTIONS.items():
         lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
