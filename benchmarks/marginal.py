@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from benchmarks.models import DENSITY, flow_of
+from benchmarks.models import MNIST, flow_of
 
 TITLE = "Cost of the marginal"
 ABOUT = """\
@@ -18,7 +18,7 @@ the batch; above 128 labels they are mapped in slices, and gradients compute eac
 
 MODELS = (
     ("paper model", "mnist_table:glow_sgd", 8, (10,)),
-    ("own MNIST config, :density", DENSITY, 32, (2, 10, 100, 1000)),
+    ("own MNIST config", MNIST, 32, (2, 10, 100, 1000)),
 )
 
 

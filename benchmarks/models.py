@@ -12,7 +12,7 @@ from scnf_jax.models import build_model
 from scnf_jax.scnf import SemiConditionalFlow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-DENSITY = "mnist:density"
+MNIST = "mnist"
 
 
 def config_of(name: str) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from benchmarks.models import DENSITY, flow_of
+from benchmarks.models import MNIST, flow_of
 from benchmarks.training import stepping
 
 TITLE = "Huge pages"
 ABOUT = """\
 Every call asks for its temporary memory anew, and on CPU the kernel hands it out page by page.
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (Linux, glibc 2.35 or newer) before a command asks for huge
-pages. Each row in processes of its own, with and without; `configs/mnist.py:density`, batch 64, and
+pages. Each row in processes of its own, with and without; `configs/mnist.py`, batch 64, and
 its training in calls of four steps, which share one temporary memory."""
 PROGRAM = "import json; from benchmarks.pages import measured; print(json.dumps(measured()))"
 TUNABLE = "glibc.malloc.hugetlb=1"
@@ -49,7 +49,7 @@ def _process(tunables: str, cache: str) -> dict[str, float]:
 
 def measured() -> dict[str, float]:
     """Seconds of calls in this process."""
-    model, params, x = flow_of(DENSITY, 64)
+    model, params, x = flow_of(MNIST, 64)
 
     def log_joint(params: Any, x: jax.Array) -> jax.Array:
         return jnp.mean(model.log_joint(params, x))
@@ -59,7 +59,7 @@ def measured() -> dict[str, float]:
         {
             "log p(x, y), forward": lambda: forward(params, x),
             "log p(x, y), gradient": lambda: gradient(params, x),
-            "four training steps": stepping(DENSITY, {}, 4).call,
+            "four training steps": stepping(MNIST, {}, 4).call,
         },
         rounds=15,
     )

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from benchmarks.models import DENSITY, config_of, flow_of
+from benchmarks.models import MNIST, config_of, flow_of
 from scnf_jax.bijectors import marginal_gaussianization
 from scnf_jax.scnf import SemiConditionalFlow
 
 TITLE = "Where a training step goes"
 ABOUT = """\
-Parts of a step of `configs/mnist.py:density`, each compiled alone: a step is the gradient of
+Parts of a step of `configs/mnist.py`, each compiled alone: a step is the gradient of
 log p(x, y) and the optimiser. Where a part reaches a small share of the peak its products are
 small, and what lies between them counts: the inner and outer sizes of a level's products are the
 channels of its conditioners. The map of pixels by their histograms, part of the body, has none.
@@ -23,10 +23,10 @@ channels of its conditioners. The map of pixels by their histograms, part of the
 
 def run() -> list[dict[str, Any]]:
     """Measures every part, taking turns."""
-    config = config_of(DENSITY)
+    config = config_of(MNIST)
     batch = config["batch_size"]
-    model, params, x = flow_of(DENSITY, batch)
-    affine, affine_params, _ = flow_of(DENSITY, batch, pixel_steps=0)
+    model, params, x = flow_of(MNIST, batch)
+    affine, affine_params, _ = flow_of(MNIST, batch, pixel_steps=0)
     pixels = marginal_gaussianization(config["model"]["histogram_bins"])
     histograms = pixels.init(jax.random.key(0), x)
     z = jax.jit(model.body.forward)(params["body"], x)[0]

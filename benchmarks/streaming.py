@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.models import DENSITY, config_of
+from benchmarks.models import MNIST, config_of
 from scnf_jax import parallel
 from scnf_jax.data import ReadAhead, Rows, load_dataset
 from scnf_jax.runs import build
@@ -18,7 +18,7 @@ from scnf_jax.training import make_data
 
 TITLE = "Data on disk"
 ABOUT = """\
-Training steps of `configs/mnist.py:density` on images of noise: all of them on the device, or in a
+Training steps of `configs/mnist.py` on images of noise: all of them on the device, or in a
 folder of `.npy` files that is mapped into memory (`--config.stream=True`), and read a call ahead by
 one thread. The files are in the page cache, as they are from the second epoch on where they fit.
 Same rows, same noise, same losses."""
@@ -39,7 +39,7 @@ def run() -> list[dict[str, Any]]:
             "on disk": _stepping(folder, stream=True),
         }
         seconds = measure.seconds(calls, rounds=5)
-    options = parse_config(config_of(DENSITY))
+    options = parse_config(config_of(MNIST))
     return [
         {
             "train objects": place,
@@ -51,7 +51,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def _stepping(folder: str, stream: bool) -> Callable[[], Any]:
-    options = parse_config({**config_of(DENSITY), "steps_per_call": CALL})
+    options = parse_config({**config_of(MNIST), "steps_per_call": CALL})
     dataset, mesh = load_dataset(folder, stream=stream), parallel.data_mesh()
     _, trainer = build(options, dataset, mesh)
     x = dataset.train_x

@@ -225,10 +225,10 @@ def test_what_reaches_the_run_that_goes_first(monkeypatch: pytest.MonkeyPatch) -
     trained: list[Any] = []
     monkeypatch.setattr(train, "_train", lambda *arguments: trained.append(arguments))
     file = f"{ROOT}/configs/mnist.py"
-    config = mnist.get_config("density").to_dict()
+    config = mnist.get_config().to_dict()
     config |= {"seed": 3, "label_seed": 4, "dataset": "my images.npz", "steps": 7, "batch_size": 8}
     config["augment"] = {"rotate": 0.0}
-    train_source = train._source_trainer(f"{file}:density", config)
+    train_source = train._source_trainer(file, config)
     assert train_source is not None
     train_source(Path("run/classifier"))
     ((own, folder, command, filename, _),) = trained

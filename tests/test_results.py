@@ -105,6 +105,18 @@ def test_a_baseline_that_was_stopped_is_in_the_table(tmp_path: Path) -> None:
     assert "seed 0 stopped, not evaluated yet" in page
 
 
+def test_records_of_long_commands_are_kept_apart(tmp_path: Path) -> None:
+    long = COMMAND + "".join(f" --config.objective.weight_{k}=0" for k in range(20))
+    runs = [
+        make_run(tmp_path / f"{k}", f"{long} --config.last={k}", 0, status="finished")
+        for k in range(2)
+    ]
+    results.save_records(runs, tmp_path / "records")
+    names = [file.name for file in (tmp_path / "records").iterdir()]
+    assert len(names) == 2
+    assert max(map(len, names)) < 150
+
+
 def test_the_page_is_rebuilt_from_records_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", COMMAND, 0, status="finished", test_error_percent=4.0)
     records, page = tmp_path / "records", tmp_path / "R.md"

@@ -389,7 +389,7 @@ def test_other_data_than_those_of_the_run_are_refused(
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
     settings = json.loads((run / "config.json").read_text())
-    settings["data"]["fingerprint"] += 1
+    settings["data"]["fingerprint"] = "of others"
     (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
     for verb in ("evaluate", "suggest", "leak"):
         said = complain(capsys, verb, tmp_path / "run")
