@@ -21,10 +21,10 @@ matrix products and convolutions that a step asks for, counted in its trace: con
 whatever they run as. The peak is a product of two 2,048 x 2,048 matrices, which takes turns with
 the steps in the same run. The own MNIST config has second views of half of its images; views are
 not counted as images. *Without views*: with neither these nor the term that they serve.
-*Without 1x1*: with `--config.model.num_pointwise=0`. A
-conditioner is then two convolutions, from few channels to many and back, so that its products do
-few operations for each number that they read and write, whatever the width; so are those of
-`:small`. The 1x1 convolution between them has both sides wide, as most of the paper's have."""
+*Without 1x1*: with `--config.model.num_pointwise=0`. A conditioner is then two convolutions, from
+few channels to many and back, so that its products do few operations for each number that they
+read and write, whatever the width; so are those of `:small`. The 1x1
+convolution between them has both sides wide, as most of the paper's have."""
 
 WITHOUT_VIEWS = {
     "objective": {"name": "sgd", "classification_weight": 50.0, "temperature": 10.0},

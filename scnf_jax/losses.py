@@ -16,7 +16,7 @@ from scnf_jax.models import Classifier, Model, StackedVAE
 from scnf_jax.options import check_choice, check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 
-_LEVELS_AT = ("noise", "middle")
+LEVELS_AT = ("noise", "middle")
 _MOVES = ("translate", "shift", "rotate", "scale", "shear", "elastic")
 
 
@@ -147,7 +147,7 @@ class AugmentOptions:
     at: str = "noise"
 
     def __post_init__(self) -> None:
-        check_choice("augment.at", self.at, _LEVELS_AT)
+        check_choice("augment.at", self.at, LEVELS_AT)
         for field in (*_MOVES, "noise"):
             check_range(f"augment.{field}", getattr(self, field), 0.0)
 
@@ -455,7 +455,7 @@ def make_classified_input(
     Raises:
       ValueError: for another word, and for ``middle`` where nothing has noise.
     """
-    check_choice("posterior_at", posterior_at, _LEVELS_AT)
+    check_choice("posterior_at", posterior_at, LEVELS_AT)
     if posterior_at == "noise":
         return make_numbered_input(model, num_levels)
     if num_levels is None or isinstance(model, StackedVAE):

@@ -12,6 +12,7 @@ from scnf_jax.data.files import Objects, open_objects
 from scnf_jax.folders import differing_data, made, read_settings
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun, load_run
+from scnf_jax.losses import LEVELS_AT
 from scnf_jax.options import check_range
 
 MAX_TRAIN_SCORES = 5000
@@ -61,7 +62,7 @@ def add_posterior_at(parser: argparse.ArgumentParser) -> None:
     """Where objects are classified."""
     parser.add_argument(
         "--posterior-at",
-        choices=("noise", "middle"),
+        choices=LEVELS_AT,
         help="classify grey levels with dequantisation noise, or in their middle; default: as the "
         "run does",
     )

@@ -119,7 +119,10 @@ def _relabel(arguments: argparse.Namespace) -> str:
     num = min(arguments.count, len(objects))
     picture = output_path(arguments, engine, "relabelled.png", [".png"])
     arrays = picture.with_suffix(".npz")
-    if arguments.input is not None and arrays.resolve() == Path(arguments.input).resolve():
+    if (
+        arguments.input is not None
+        and arrays.resolve() == Path(arguments.input).expanduser().resolve()
+    ):
         raise ValueError(f"output: expected another name, since {arrays} beside it is the input")
     x = objects[slice(0, num)]
     given = None if objects.y is None else objects.y[:num]
