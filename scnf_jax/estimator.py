@@ -76,12 +76,13 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         take several times as long.
       noise: standard deviation of the normal noise on what training sees, in standard deviations
         of each feature. The density learnt is that of noisy samples: it stays finite where
-        features are constant, rounded or repeated, and smooth.
+        features are constant, rounded or repeated, and smooth. None: 0.02 a feature, but at least
+        0.1, so that two features keep their fine structure, and at most 0.3.
       labelled_share: of labelled samples in a batch, at least; drawn more often where they are
         fewer than that, and then the density, too, is one of samples drawn so. 0: as in the data.
       classification_weight: of the cross-entropy of labelled samples, in nats a sample.
       consistency_weight: of the consistency.
-      temperature: see above; None: a quarter of the number of features, at least 1. Both
+      temperature: see above; None: an eighth of the number of features, at least 1. Both
         weights are multiplied by it, so that the terms' gradients keep their size.
       random_state: seed of weights, order and noise.
 
@@ -117,7 +118,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         head_steps: int = 2,
         hidden: Sequence[int] | int = (64, 64),
         coupling: CouplingName = "affine",
-        noise: float = 0.1,
+        noise: float | None = None,
         labelled_share: float = 0.05,
         classification_weight: float = 1.0,
         consistency_weight: float = 1.0,
@@ -295,12 +296,15 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         return max(n for n in range(1, _MAX_STEPS_PER_CALL + 1) if self.steps % n == 0)
 
     def _trainer(self, architecture: _Architecture, known_share: float) -> Trainer:
-        for name in ("learning_rate", "noise", "classification_weight", "consistency_weight"):
+        for name in ("learning_rate", "classification_weight", "consistency_weight"):
             check_range(name, getattr(self, name), 0.0)
         check_range("labelled_share", self.labelled_share, 0.0, 1.0)
-        temperature = self.temperature
+        noise, temperature = self.noise, self.temperature
+        if noise is None:
+            noise = min(max(0.02 * architecture.num_features, 0.1), 0.3)
+        check_range("noise", noise, 0.0)
         if temperature is None:
-            temperature = max(1.0, architecture.num_features / 4)
+            temperature = max(1.0, architecture.num_features / 8)
         check_range("temperature", temperature, 1e-6)
         objective = ObjectiveOptions(
             classification_weight=self.classification_weight * temperature,
@@ -318,7 +322,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
             None if known_share >= self.labelled_share else self.labelled_share,
             optimizer,
             objective,
-            AugmentOptions(noise=self.noise, likelihood=bool(self.noise)),
+            AugmentOptions(noise=noise, likelihood=bool(noise)),
         )
 
     def _checked(self, x: Any) -> np.ndarray:

@@ -121,7 +121,7 @@ def test_sets_of_other_sizes_and_labels_compile_nothing_anew() -> None:
         ({"body_steps": 1.5}, "body_steps: expected an integer >= 1, got 1.5"),
         ({"coupling": "cubic"}, "coupling.*'cubic'"),
         ({"noise": -1.0}, "noise: expected a number >= 0"),
-        ({"noise": None}, "noise: expected a number >= 0"),
+        ({"noise": "much"}, "noise: expected a number >= 0.0, got 'much'"),
         ({"learning_rate": "auto"}, "learning_rate: expected a number >= 0.0, got 'auto'"),
         ({"classification_weight": -1}, "^classification_weight: expected a number >= 0.0, got -1"),
         ({"hidden": (8, 0)}, "hidden: expected an integer >= 1, got 0"),
@@ -132,6 +132,13 @@ def test_sets_of_other_sizes_and_labels_compile_nothing_anew() -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(**settings).fit(X, FEW)
+
+
+@pytest.mark.parametrize(("num_features", "noise"), [(2, 0.1), (10, 0.2), (40, 0.3)])
+def test_noise_grows_with_the_number_of_features(num_features: int, noise: float) -> None:
+    x = np.random.default_rng(0).normal(size=(200, num_features))
+    chosen, given = (tiny(steps=2, noise=each).fit(x, FEW) for each in (None, noise))
+    assert chosen.loss_curve_ == given.loss_curve_
 
 
 def test_numbers_may_be_objects(fitted: SCNFClassifier) -> None:
