@@ -162,7 +162,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         labels = np.full(len(y), -1, np.int32)
         labels[known] = codes
         architecture = self._checked_architecture(X.shape[1], len(classes))
-        trainer = self._trainer(architecture, len(codes) / len(y))
+        trainer = self._trainer(architecture)
         scaler = StandardScaler().fit(X)
         x = _standardised(scaler, X)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
@@ -295,7 +295,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
     def _steps_per_call(self) -> int:
         return max(n for n in range(1, _MAX_STEPS_PER_CALL + 1) if self.steps % n == 0)
 
-    def _trainer(self, architecture: _Architecture, known_share: float) -> Trainer:
+    def _trainer(self, architecture: _Architecture) -> Trainer:
         for name in ("learning_rate", "classification_weight", "consistency_weight"):
             check_range(name, getattr(self, name), 0.0)
         check_range("labelled_share", self.labelled_share, 0.0, 1.0)
@@ -319,7 +319,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
             self.steps,
             self._steps_per_call,
             self.batch_size,
-            None if known_share >= self.labelled_share else self.labelled_share,
+            self.labelled_share,
             optimizer,
             objective,
             AugmentOptions(noise=noise, likelihood=bool(noise)),
@@ -396,7 +396,7 @@ def _trainer(
     steps: int,
     steps_per_call: int,
     batch_size: int,
-    labelled_fraction: float | None,
+    labelled_fraction: float,
     optimizer: OptimizerOptions,
     objective: ObjectiveOptions,
     augment: AugmentOptions,

@@ -68,8 +68,8 @@ class RunOptions(LabelOptions):
       eval_every: steps between evaluations on the whole test set.
       checkpoint_every: steps between checkpoints.
       model: ``name`` of a builder in :mod:`scnf_jax.models` and its settings.
-      labelled_fraction: share of labelled rows in a batch; None: each object is as
-        likely as any other.
+      labelled_fraction: share of labelled rows in a batch, at least; where more of the data are
+        labelled it is their share. None: each object is as likely as any other.
       steps_per_call: steps in one jitted call, and between two log lines; lowered to
         divide ``steps``, ``eval_every`` and ``checkpoint_every``.
       eval_batch_size: rows that evaluation puts through the model at a time.
@@ -78,8 +78,8 @@ class RunOptions(LabelOptions):
         without one get; ``{seed}`` in it stands for ``seed``, ``{workdir}`` for the folder of this
         run. ``{workdir}/MODE``: ``train.py`` trains it there first, by ``MODE`` of the same config
         file, with the data, labels, seed and changed views of this run. None or empty: none.
-      pseudo_label_shift: pixels by which the run also sees each image moved, up, down, left and
-        right, so that a label is what five posteriors say together; 0: the image alone.
+      pseudo_label_shift: pixels p by which that run also sees each image moved, up, down, left and
+        right; a label is the largest of the mean of the five log posteriors. 0: the image alone.
       pseudo_label_share: of the objects of each class, the surest first, that get one; see
         :func:`~scnf_jax.pseudo_labels.surest_labels`.
       posterior_at: where in its grey levels an image is classified: ``noise``, the draw at which

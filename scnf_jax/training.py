@@ -216,8 +216,8 @@ def draw_rows(
       key: of the draw.
       data: the train set.
       batch_size: rows.
-      labelled_fraction: probability that a row is a labelled object; None: each object
-        is as likely as any other.
+      labelled_fraction: probability that a row is a labelled object, at least: where their share
+        of the data is larger, it is that. None: each object is as likely as any other.
 
     Returns:
       int32 ``[batch_size]``.
@@ -225,7 +225,8 @@ def draw_rows(
     if labelled_fraction is None:
         return jax.random.randint(key, (batch_size,), 0, data.num_objects)
     coin_key, labelled_key, unlabelled_key = jax.random.split(key, 3)
-    coin = jax.random.bernoulli(coin_key, labelled_fraction, (batch_size,))
+    fraction = jnp.maximum(labelled_fraction, data.num_labelled / data.num_objects)
+    coin = jax.random.bernoulli(coin_key, fraction, (batch_size,))
     all_labelled = data.num_labelled == data.num_objects
     first_unlabelled = jnp.where(all_labelled, 0, data.num_labelled)
 

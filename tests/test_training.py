@@ -77,6 +77,11 @@ def test_the_asked_share_of_a_batch_has_labels() -> None:
     assert abs(float((Y[made.rows(data, 0)] >= 0).mean()) - 0.5) < 0.03
 
 
+def test_a_batch_has_no_smaller_share_of_labels_than_the_data() -> None:
+    made, data = trainer(batch_size=2000, labelled_fraction=0.01)
+    assert abs(float((Y[made.rows(data, 0)] >= 0).mean()) - (Y >= 0).mean()) < 0.03
+
+
 def test_one_compilation_and_no_callback() -> None:
     made, data = trainer()
     state = made.init(data)
