@@ -27,7 +27,7 @@ SHARED_TFDS = Path(__file__).parents[2] / "shared" / "tfds"
 @pytest.mark.parametrize(
     ("name", "shape", "num_test", "levels"),
     [("digits", (1297, 8, 8, 1), 500, 17), ("moons", (1000, 2), 1000, None),
-     ("circles", (1000, 2), 1000, None)],
+     ("circles", (1000, 2), 1000, None), ("breast_cancer", (400, 30), 169, None)],
 )  # fmt: skip
 def test_embedded(name: str, shape: tuple[int, ...], num_test: int, levels: int | None) -> None:
     dataset = load_dataset(name)
@@ -45,6 +45,13 @@ def test_digits_train_and_test_are_disjoint_scans() -> None:
     dataset = load_dataset("digits")
     rows = [tuple(x.ravel()) for part in (dataset.train_x, dataset.test_x) for x in part]
     assert sorted(rows) == sorted(tuple(x) for x in load_digits().data.astype(int))
+
+
+def test_breast_cancer_is_standardised_by_its_train_part() -> None:
+    dataset = load_dataset("breast_cancer")
+    np.testing.assert_allclose(dataset.train_x.mean(0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(dataset.train_x.std(0), 1.0, atol=1e-5)
+    assert np.abs(dataset.test_x.mean(0)).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["moons", "circles"])

@@ -1,5 +1,7 @@
 """The scikit-learn estimator: its library's own checks, and what they do not know of."""
 
+import functools
+import runpy
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,11 @@ from sklearn.datasets import make_moons
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from scnf_jax import estimator
+from scnf_jax import estimator, parallel
+from scnf_jax.data import load_dataset
 from scnf_jax.estimator import SCNFClassifier
+from scnf_jax.runs import build
+from scnf_jax.settings import parse_config
 from scnf_jax.training import Diverged
 
 X, Y = make_moons(200, noise=0.1, random_state=0)
@@ -191,3 +196,34 @@ def test_divergence_is_an_error() -> None:
     for steps in (200, 10):
         with pytest.raises(Diverged, match="lower learning_rate"):
             tiny(learning_rate=1e30, steps=steps).fit(X, FEW)
+
+
+def test_the_config_for_vectors_has_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a run of ``configs/vectors.py`` and the estimator cannot drift apart."""
+    asked: list[dict[str, Any]] = []
+    built: list[dict[str, Any]] = []
+
+    def note(kept: list[dict[str, Any]], model: Any, **settings: Any) -> None:
+        kept.append(settings)
+        raise InterruptedError
+
+    for name, kept in (("estimator", asked), ("runs", built)):
+        monkeypatch.setattr(f"scnf_jax.{name}.make_trainer", functools.partial(note, kept))
+    estimator._trainer.cache_clear()
+    dataset = load_dataset("breast_cancer")
+    few = np.where(np.arange(400) < 40, dataset.train_y, -1)
+    with pytest.raises(InterruptedError):
+        SCNFClassifier().fit(dataset.train_x, few)
+    config = runpy.run_path("configs/vectors.py")["get_config"]("30").to_dict()
+    with pytest.raises(InterruptedError):
+        build(parse_config(config), dataset, parallel.data_mesh())
+    assert {key: built[0][key] for key in asked[0]} == asked[0]
+    defaults = SCNFClassifier().get_params()
+    assert config["steps"] == defaults["steps"]
+    assert config["model"] == {
+        "name": "vector",
+        "steps": defaults["body_steps"],
+        "head_steps": defaults["head_steps"],
+        "hidden": defaults["hidden"],
+        "coupling": defaults["coupling"],
+    }

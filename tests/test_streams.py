@@ -121,5 +121,5 @@ def test_a_folder_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"found no y_test.npy; write it with numpy.save"):
         load_dataset(str(folder))
     shutil.rmtree(folder)
-    with pytest.raises(ValueError, match="dataset: expected digits, moons, circles"):
+    with pytest.raises(ValueError, match="dataset: expected digits, breast_cancer, moons, circles"):
         load_dataset(str(folder))

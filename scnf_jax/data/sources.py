@@ -1,10 +1,10 @@
-"""Where data comes from: digits, moons, circles, TFDS by name, a user's ``.npz`` or folder."""
+"""Where data comes from: scikit-learn, TFDS by name, a user's ``.npz`` or folder."""
 
 import difflib
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from scnf_jax.data.masking import mask_labels
 from scnf_jax.data.streams import Rows, TrainObjects, take
 from scnf_jax.data.validation import check_dataset
 
-EMBEDDED = ("digits", "moons", "circles")
 STREAM_FROM_BYTES = 2**30
 _AT_ONCE = 10_000
 _WANTED = ("x_train", "y_train", "x_test", "y_test")
@@ -102,9 +101,9 @@ def load_dataset(name: str, validation_size: int = 0, stream: bool | None = Fals
     """Loads a dataset and checks every value in it.
 
     Args:
-      name: ``digits``, ``moons``, ``circles``; the path of a ``.npz`` with ``x_train``,
-        ``y_train``, ``x_test``, ``y_test``, or of a folder with these as ``.npy`` files; or
-        the name of a TFDS image dataset.
+      name: ``digits``, ``breast_cancer``, ``moons``, ``circles``; the path of a ``.npz`` with
+        ``x_train``, ``y_train``, ``x_test``, ``y_test``, or of a folder with these as ``.npy``
+        files; or the name of a TFDS image dataset.
       validation_size: objects held out of the train set that take the place of the
         test set, for choosing settings without test labels. 0: the real test set.
       stream: whether the train objects stay on disk, in a folder of ``.npy`` or as TFDS's
@@ -124,7 +123,7 @@ def load_dataset(name: str, validation_size: int = 0, stream: bool | None = Fals
     elif name.endswith(".npz"):
         dataset = _load_npz(path)
     elif name in EMBEDDED:
-        dataset = {"digits": _load_digits, "moons": _load_moons, "circles": _load_circles}[name]()
+        dataset = EMBEDDED[name]()
     else:
         dataset = _load_tfds(name, stream)
     if stream and not isinstance(dataset.train_x, Rows):
@@ -187,6 +186,27 @@ def _load_digits() -> Dataset:
     )
 
 
+def _load_breast_cancer() -> Dataset:
+    """30 measurements of 569 tumours, standardised by the train part; 400 train, 169 test.
+
+    References:
+      Street, Wolberg, Mangasarian 1993, "Nuclear Feature Extraction for Breast Tumor Diagnosis".
+    """
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = load_breast_cancer(return_X_y=True)
+    train_x, test_x, train_y, test_y = train_test_split(
+        x, y, test_size=169, random_state=0, stratify=y
+    )
+    scaler = StandardScaler().fit(train_x)
+    train_x, test_x = (scaler.transform(part).astype(np.float32) for part in (train_x, test_x))
+    return Dataset(
+        "breast_cancer", train_x, _as_labels(train_y), test_x, _as_labels(test_y), 2, None
+    )
+
+
 def _load_moons() -> Dataset:
     """Two half-moons, noise .1: 1,000 train and 1,000 test points."""
     from sklearn.datasets import make_moons
@@ -208,6 +228,14 @@ def _toy(name: str, points: np.ndarray, labels: np.ndarray) -> Dataset:
 
 def _as_labels(labels: np.ndarray) -> np.ndarray:
     return np.asarray(labels).astype(np.int32)
+
+
+EMBEDDED: dict[str, Callable[[], Dataset]] = {
+    "digits": _load_digits,
+    "breast_cancer": _load_breast_cancer,
+    "moons": _load_moons,
+    "circles": _load_circles,
+}
 
 
 def _load_npz(path: str) -> Dataset:

@@ -55,6 +55,7 @@ _BASELINES = [
 _MNIST_BASELINES = [
     row._replace(config=f"{row.config} --config.dataset=mnist") for row in _BASELINES[:2]
 ]
+_OF_VECTORS = "--config.dataset=breast_cancer --config.num_labelled=20"
 _LONGEST_NAME = 120  # file systems take 255 bytes
 SECTIONS: dict[str, Sequence[Row]] = {
     "MNIST": [
@@ -70,6 +71,10 @@ SECTIONS: dict[str, Sequence[Row]] = {
         Row("this project's own", "configs/digits.py"),
         *_seven("digits_table", published=False),
         *_BASELINES,
+    ],
+    "Vectors": [
+        Row("breast cancer, 30 features", "configs/vectors.py"),
+        *(row._replace(config=f"{row.config} {_OF_VECTORS}") for row in _BASELINES),
     ],
     "Toys": [Row("moons", "configs/moons.py"), Row("circles", "configs/circles.py")],
 }
