@@ -12,11 +12,11 @@ from scnf_jax.loading import LoadedRun
 
 TITLE = "Serving"
 ABOUT = """\
-log p(x) and p(y|x) of objects by `Engine.scores`, as `evaluate` and `score` use it, and p(y|x)
-alone, as `predict` does, on the model of `configs/mnist.py`. It classifies in the middle of
-grey levels, so that both take two passes. Objects go through in batches of one size, the last one
-padded, so that a new number of objects compiles nothing: the first row of a batch size compiles its
-programs, the second takes them as they are."""
+log p(x) and p(y|x) of objects by `Engine.scores`, as `evaluate` uses it, and p(y|x) alone, as
+`predict` does, on the model of `configs/mnist.py`. It classifies in the middle of grey levels, so
+that `scores` takes two passes, and the posterior alone one. Objects go through in batches of one
+size, the last one padded, so that a new number of objects compiles nothing: the first row of a
+batch size compiles its programs, the second takes them as they are."""
 
 ROWS = ((1, 1), (1, 64), (64, 1), (64, 64), (64, 4096), (512, 64), (512, 4096))
 

@@ -173,7 +173,14 @@ def test_outliers_are_flagged_by_the_score_that_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = Engine(scnf_jax.load_run(run))
-    monkeypatch.setattr(scoring, "open_engine", lambda arguments: engine)  # compiles once
+    asked = []
+
+    def opened(arguments: Any, posterior_at: str | None) -> Engine:
+        del arguments
+        asked.append(posterior_at)
+        return engine  # compiles once
+
+    monkeypatch.setattr(scoring, "open_engine", opened)
     train, test = engine.scores(DIGITS.train_x), engine.scores(DIGITS.test_x[:37])
 
     def unusual(scores: Scores) -> dict[str, np.ndarray]:
@@ -190,6 +197,7 @@ def test_outliers_are_flagged_by_the_score_that_is_named(
         np.testing.assert_array_equal(flagged[by], expected)
         assert 0 < flagged[by].mean() < 1
     assert (flagged["typicality"] != flagged["entropy"]).any()
+    assert asked == ["noise", None]  # a pass for p(y|x) is saved where it does not count
 
 
 def test_pictures_go_in_and_out(
@@ -336,6 +344,7 @@ def test_a_report_holds_everything(
     assert "width=device-width" in page
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert f"{evaluation['error_percent']:.2f}%" in page
+    assert (evaluation["objects"], evaluation["posterior_at"]) == ("test", "noise")
     leak = json.loads((folder / "leak.json").read_text())
     assert set(leak["probes"]) == set(leak["meaning"])
     assert all(len(probes) == 4 for probes in leak["probes"].values())
@@ -366,7 +375,7 @@ def test_export_and_back_bit_for_bit(
     assert before.step == after.step == 20
     card = (folder / "README.md").read_text()
     assert "test error" in card
-    assert "x float32 (grey level + 0.5) / 17, ['N', 8, 8, 1]" in card
+    assert "x float32 (grey level + uniform noise) / 17, ['N', 8, 8, 1]" in card
     assert "python train.py --config=configs/digits.py" in card
     say(capsys, "evaluate", folder)
 

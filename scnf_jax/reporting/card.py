@@ -105,7 +105,8 @@ def _input(run: LoadedRun) -> str:
     if run.num_levels is not None and isinstance(run.model, StackedVAE):
         scale = f" grey level / {run.num_levels - 1}"
     elif run.num_levels is not None:
-        scale = f" (grey level + 0.5) / {run.num_levels}"
+        added = "0.5" if run.options.posterior_at == "middle" else "uniform noise"
+        scale = f" (grey level + {added}) / {run.num_levels}"
     return f"x float32{scale}, {['N', *run.event_shape]}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scnf_jax.analysis.calibration import confusion_matrix, error_at_coverage, reliability
-from scnf_jax.inference import Scores
+from scnf_jax.inference import Engine, Scores
 from scnf_jax.metrics import error_percent
 from scnf_jax.reporting import charts
 
@@ -57,6 +57,24 @@ def _density(scores: Scores, chosen: np.ndarray) -> dict[str, float]:
         "log_prob_nats": float(np.mean(scores.log_prob[chosen])),
         "bits_per_dim": float(np.mean(scores.bits_per_dim[chosen])),
     }
+
+
+def evaluation_record(
+    engine: Engine, objects: str, scores: Scores, labels: np.ndarray
+) -> dict[str, Any]:
+    """What ``evaluation.json`` holds.
+
+    Args:
+      engine: that the scores come from.
+      objects: what was evaluated, such as ``test`` or a file.
+      scores: of the objects.
+      labels: their classes ``[N]``, all known.
+
+    Returns:
+      ``objects``, ``posterior_at``, and all that :func:`evaluate_scores` gives.
+    """
+    measured = evaluate_scores(scores, labels)
+    return {"objects": objects, "posterior_at": engine.posterior_at, **measured}
 
 
 def plot_evaluation(folder: Path, scores: Scores, labels: np.ndarray) -> list[str]:

@@ -13,7 +13,7 @@ from scnf_jax.data import Dataset
 from scnf_jax.folders import read_json, write_json, write_text
 from scnf_jax.inference import Engine
 from scnf_jax.reporting.card import describe, results
-from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
+from scnf_jax.reporting.evaluation import evaluation_record, plot_evaluation
 from scnf_jax.reporting.markdown import table, to_html
 from scnf_jax.reporting.studies import (
     acceptance_text,
@@ -69,7 +69,7 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
     """
     folder = engine.run.folder
     scores = engine.scores(dataset.test_x)
-    evaluation = evaluate_scores(scores, dataset.test_y)
+    evaluation = evaluation_record(engine, engine.run.test_name, scores, dataset.test_y)
     figures = plot_evaluation(folder, scores, dataset.test_y)
     write_json(folder / "evaluation.json", evaluation)
     parts = [_section("Classes", _pictures(folder, dict(zip(figures, _CAPTIONS, strict=True))))]

@@ -68,14 +68,19 @@ def add_posterior_at(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_engine(arguments: argparse.Namespace) -> Engine:
+def open_engine(arguments: argparse.Namespace, posterior_at: str | None = None) -> Engine:
     """The model that a command names.
+
+    Args:
+      arguments: of the command.
+      posterior_at: where objects are classified, whatever the command says. ``noise`` saves a pass
+        where the density alone is wanted.
 
     Raises:
       ValueError: for a seed or a batch size out of range, and as :func:`load_run`.
     """
     check_range("seed", arguments.seed, 0, 2**32 - 1)
-    posterior_at = getattr(arguments, "posterior_at", None)
+    posterior_at = posterior_at or getattr(arguments, "posterior_at", None)
     return Engine(load_run(arguments.run), arguments.batch_size, arguments.seed, posterior_at)
 
 

@@ -12,7 +12,7 @@ from scnf_jax.analysis.outliers import SCORES, outlier_scores
 from scnf_jax.data.files import Objects
 from scnf_jax.folders import replacing, write_json
 from scnf_jax.inference import Engine, Scores
-from scnf_jax.reporting.evaluation import evaluate_scores, plot_evaluation
+from scnf_jax.reporting.evaluation import evaluation_record, plot_evaluation
 from scnf_jax.verbs.common import (
     Verb,
     add_input,
@@ -44,8 +44,8 @@ def _evaluate(arguments: argparse.Namespace) -> str:
     name = engine.run.test_name if arguments.input is None else arguments.input
     path = output_path(arguments, engine, "evaluation.json")
     scores = engine.scores(objects.all())
-    result = evaluate_scores(scores, objects.y)
-    write_json(path, {"objects": name, "posterior_at": engine.posterior_at, **result})
+    result = evaluation_record(engine, name, scores, objects.y)
+    write_json(path, result)
     figures = plot_evaluation(path.parent, scores, objects.y)
     density = ""
     if "bits_per_dim" in result:
@@ -98,7 +98,7 @@ def _predict(arguments: argparse.Namespace) -> str:
 def _score(arguments: argparse.Namespace) -> str:
     if not 0 < arguments.quantile < 1:
         raise ValueError(f"quantile: expected a number between 0 and 1, got {arguments.quantile}")
-    engine = open_engine(arguments)
+    engine = open_engine(arguments, None if arguments.by == "entropy" else "noise")
     objects = input_objects(engine, arguments.input)
     train = train_scores(engine)
     train_log_prob = np.asarray(train.log_prob)
