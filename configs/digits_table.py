@@ -4,9 +4,10 @@
 
 ROW is ``glow_sgd``, ``glow_em``, ``glow_em_clf``, ``gmm_sgd``, ``gmm_em``, ``gmm_em_clf`` or
 ``m1m2``: 100 labels of 1,297 real 8x8 scans, no augmentation, the paper's network with
-narrower and shallower conditioners. Half a minute to four minutes of training a row. Expect, as
-means of label draws 0-4, 14-16% error for the GLOW rows, 22-32% for the GMM rows (the paper, too,
-has GLOW ahead), 17% for ``m1m2``, and 2.16-2.18 bits/dim; docs/RESULTS.md has every run.
+narrower and shallower conditioners. A row trains for half a minute to four minutes on average of
+label draws 0-4, for seven at most. Expect, as means of these, 14-16% error for the GLOW rows,
+22-32% for the GMM rows (the paper, too, has GLOW ahead), 17% for ``m1m2``, and 2.16-2.18 bits/dim;
+docs/RESULTS.md has every run.
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +30,7 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
     config.label_file = placeholder(str)  # CSV of labels by hand; not given: none
     config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
     config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
+    config.augment = {}  # no views
     if row == "m1m2":
         _m1m2(config)
     else:

@@ -35,6 +35,7 @@ def get_config(row: str = "glow_sgd") -> ConfigDict:
     config.checkpoint_every = 1000
     config.eval_batch_size = 500
     config.steps_per_call = 20
+    config.augment = {}  # no views
     if row == "m1m2":
         _m1m2(config)
     else:

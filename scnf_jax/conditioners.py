@@ -2,7 +2,7 @@
 
 A conditioner is any object with ``init(key, x, context) -> params`` and
 ``apply(params, x, context) -> theta``; see :class:`~scnf_jax.bijectors.Conditioner`.
-Flax is imported in this file alone. Every conditioner here adds ``W_x x + W_c context``
+Flax is imported in this file alone. Every coupling's conditioner here adds ``W_x x + W_c context``
 in its first layer, so that ``W_x x`` is computed once when labels are vmapped, and
 starts its last layer at zero.
 """

@@ -26,7 +26,8 @@ class ObjectiveOptions:
 
     Attributes:
       name: ``sgd``, the exact marginal, or ``em``.
-      refresh_every: steps between E-steps of ``em``; 1 is the exact marginal's gradient.
+      refresh_every: steps between E-steps of ``em``; 1 is the exact marginal's gradient, with the
+        ``current`` teacher and ``e_step_temperature`` 1.
       refresh_from: before this step every step is an E-step, whatever ``refresh_every`` is.
       teacher: whose posterior of the first view the E-step and the consistency term take as
         their target: ``current``, the parameters that are trained, or ``averaged``, their
@@ -56,7 +57,7 @@ class ObjectiveOptions:
         each class lately; for classes that are about equally frequent. It acts in every step
         until they are named equally often: in long runs it moves objects of the frequent
         classes to the rare ones.
-      temperature: divides ``log p(x, y)`` in the classification and consistency terms. A
+      temperature: divides ``log p(x, y)`` in all terms but the likelihood. A
         flow's posterior is nearly 0 or 1 long before it is right; at a temperature of
         some fraction of the number of dimensions these terms stay sensitive for longer.
     """

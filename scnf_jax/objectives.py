@@ -1,8 +1,7 @@
 """What is optimised: the exact marginal, EM, classification, consistency.
 
-All terms are in nats per object; weights are relative to the log-likelihood of one
-whole object (of ``D`` dimensions), so a weight of ``0.1 D`` weighs a tenth of the
-log-likelihood per dimension.
+All terms are in nats per object. Weights are relative to the log-likelihood of one whole object;
+divided by its number of dimensions they are relative to nats per dimension.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Pure-function bijectors with log-determinants; they import jax and nothing else."""
+"""Pure-function bijectors with log-determinants; they import jax and NumPy alone."""
 
 from scnf_jax.bijectors.actnorm import actnorm
 from scnf_jax.bijectors.base import Bijector, Conditioner

@@ -84,15 +84,16 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
     ========== ============================== =================================================
     memory     kept                           the gradient costs
     ========== ============================== =================================================
-    store      all activations of all copies  least
+    store      all activations of all copies  fewest operations
     recompute  the input of every copy        one more forward pass
     invert     the last output alone          one inverse and one more forward pass
     ========== ============================== =================================================
 
-    With ``invert`` the input of every copy is computed from its output, so that memory does
+    With ``invert`` the input of every copy is computed from its output, so that activations do
     not grow with ``num``; its gradients differ from the others by the rounding of the
-    inverse. It has no forward-mode derivatives, and under ``vmap`` over contexts it holds one
-    gradient of the parameters for each of them.
+    inverse. It has no forward-mode derivatives, and under ``vmap`` over contexts, as in a head,
+    it holds one gradient of the parameters for each of them, which does grow. Take
+    ``recompute`` first.
 
     Args:
       bijector: the repeated part.

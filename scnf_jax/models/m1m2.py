@@ -62,7 +62,7 @@ def m1m2(
     each device's, where several share them).
 
     Args:
-      event_shape: of one image with values in [0, 1).
+      event_shape: of one image with values in [0, 1].
       num_classes: K.
       m1_steps: steps that train M1.
       num_train: train objects, of the weights' prior.
