@@ -10,7 +10,7 @@ import numpy as np
 from scnf_jax import parallel
 from scnf_jax.checkpoints import CheckpointError
 from scnf_jax.data import Dataset, take
-from scnf_jax.folders import read_json, replacing
+from scnf_jax.folders import differing_data, read_json, read_settings, replacing
 from scnf_jax.inference import Engine
 from scnf_jax.labels import kept_answers, seen_labels
 from scnf_jax.loading import load_run
@@ -104,8 +104,8 @@ def add_pseudo_labels(
       int32 ``[N]``, -1 where there is still none.
 
     Raises:
-      ValueError: where there is no such run, it saw other labels, vectors are to be moved, or
-        the folder's own labels are damaged.
+      ValueError: where there is no such run, it saw other data or labels, vectors are to be moved,
+        or the folder's own labels are damaged.
     """
     saved = folder / _FILE
     if options.pseudo_labels and saved.exists():
@@ -132,6 +132,10 @@ def add_pseudo_labels(
                 f"pseudo_labels: expected a run on the same labels, got {source} with "
                 f"{name.removeprefix('resolved_')} {theirs!r}, not {ours!r}"
             )
+    if differ := differing_data(read_settings(run.folder), dataset.description):
+        raise ValueError(
+            f"pseudo_labels: expected a run on the same data, got {source} on others ({differ})"
+        )
     answers = kept_answers(run.options, dataset, run.folder)
     if not np.array_equal(seen_labels(run.options, dataset, answers), labels):
         raise ValueError(

@@ -105,6 +105,9 @@ def test_a_label_is_what_the_image_and_its_four_moves_say_together(
     teacher = LoadedRun(None, None, TINY, options.steps, tmp_path, (4, 4, 1), 4, "")  # type: ignore[arg-type]
     monkeypatch.setattr(pseudo_labels, "load_run", lambda folder: teacher)
     monkeypatch.setattr(pseudo_labels, "Engine", Pixels)
+    monkeypatch.setattr(
+        pseudo_labels, "read_settings", lambda folder: folders.Settings(TINY, {}, "")
+    )
     known = dataset.draw_labels(10, 0)
     labels = pseudo_labels.add_pseudo_labels(options, tmp_path, dataset, known)
 
@@ -153,6 +156,16 @@ def test_a_teacher_that_saw_other_labels_is_refused(teacher: Path, tmp_path: Pat
     with pytest.raises(ValueError, match=r"other ones from label_file None, not '.*answers.csv'"):
         runs.prepare(_taught(teacher, label_file=str(answers)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_saw_other_data_is_refused(teacher: Path, tmp_path: Path) -> None:
+    settings = json.loads((teacher / "config.json").read_text())
+    settings["data"]["fingerprint"] = "of others"
+    (other := tmp_path / "other").mkdir()
+    shutil.copytree(teacher / "checkpoints", other / "checkpoints")
+    (other / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="expected a run on the same data.*fingerprint"):
+        runs.prepare(TINY | {"pseudo_labels": str(other)}, tmp_path / "run")
 
 
 def test_a_teacher_that_is_not_done_is_refused(teacher: Path, tmp_path: Path) -> None:
