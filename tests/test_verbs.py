@@ -431,8 +431,11 @@ def test_other_data_than_those_of_the_run_are_refused(
         (["relabel", "--output={tmp}/t0.8"], "ends in .png"),
         (
             ["relabel", "--input={scans}", "--output={scans_png}"],
-            "scans.npz beside it is the input",
+            "scans.npz is what input names",
         ),
+        (["predict", "--input={scans}", "--output={scans}"], "scans.npz is what input names"),
+        (["evaluate", "--input={scans}", "--output={scans}"], "ends in .json"),
+        (["obfuscate", "--input={scans}", "--output={scans}"], "scans.npz is what input names"),
         (["relabel", "--count=0"], "count: expected an integer >= 1"),
         (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),

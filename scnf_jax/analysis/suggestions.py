@@ -82,7 +82,8 @@ def suggest(
     if not chosen:
         raise ValueError(
             f"suggest: expected groups without a label, each of the {num_groups} has one; choose "
-            "from more objects, or ask for more groups"
+            f"from more objects, or ask for more groups, of which {len(z)} objects make "
+            f"{len(z) // _OF_A_GROUP} at most"
         )
     group = np.full((len(chosen), _SHOWN), -1)
     for shown, (_, members) in zip(group, chosen, strict=True):

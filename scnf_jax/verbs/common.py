@@ -117,7 +117,8 @@ def output_path(
     """Where a result goes: ``--output``, or a name in the run folder; its folder is made.
 
     Raises:
-      ValueError: where that folder cannot be made, or the name ends in none of the suffixes.
+      ValueError: where that folder cannot be made, the name ends in none of the suffixes, or it is
+        that of a file that the command reads.
     """
     path = Path(arguments.output).expanduser() if arguments.output else engine.run.folder / default
     path = made(path.parent, "output") / path.name
@@ -125,7 +126,16 @@ def output_path(
         raise ValueError(
             f"output: expected a name that ends in {' or '.join(suffixes)}, got {path.name}"
         )
+    check_is_not_read(arguments, path)
     return path
+
+
+def check_is_not_read(arguments: argparse.Namespace, path: Path) -> None:
+    """Raises ValueError where a result would take the place of a file that the command reads."""
+    for field in ("input", "label_file"):
+        read = getattr(arguments, field, None)
+        if read is not None and path.resolve() == Path(read).expanduser().resolve():
+            raise ValueError(f"output: expected another name, since {path} is what {field} names")
 
 
 def output_folder(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:

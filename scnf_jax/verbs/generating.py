@@ -17,6 +17,7 @@ from scnf_jax.verbs.common import (
     add_input,
     add_output,
     add_run,
+    check_is_not_read,
     input_objects,
     open_engine,
     output_folder,
@@ -45,7 +46,7 @@ def _sample(arguments: argparse.Namespace) -> str:
     num_classes = engine.run.num_classes
     if arguments.count < 1:
         raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
-    if not arguments.temperature > 0:
+    if not 0 < arguments.temperature < np.inf:
         raise ValueError(f"temperature: expected a number > 0, got {arguments.temperature}")
     if arguments.label is not None:
         _check_label(arguments.label, num_classes)
@@ -119,11 +120,7 @@ def _relabel(arguments: argparse.Namespace) -> str:
     num = min(arguments.count, len(objects))
     picture = output_path(arguments, engine, "relabelled.png", [".png"])
     arrays = picture.with_suffix(".npz")
-    if (
-        arguments.input is not None
-        and arrays.resolve() == Path(arguments.input).expanduser().resolve()
-    ):
-        raise ValueError(f"output: expected another name, since {arrays} beside it is the input")
+    check_is_not_read(arguments, arrays)
     x = objects[slice(0, num)]
     given = None if objects.y is None else objects.y[:num]
     choice = arguments.labels or ("likely" if given is None else "given")

@@ -42,7 +42,7 @@ def _evaluate(arguments: argparse.Namespace) -> str:
             f"{'none' if objects.y is None else 'some that are -1'}; predict and score need none"
         )
     name = engine.run.test_name if arguments.input is None else arguments.input
-    path = output_path(arguments, engine, "evaluation.json")
+    path = output_path(arguments, engine, "evaluation.json", [".json"])
     scores = engine.scores(objects.all())
     result = evaluation_record(engine, name, scores, objects.y)
     write_json(path, result)
