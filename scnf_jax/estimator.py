@@ -2,6 +2,7 @@
 
 import functools
 import numbers
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,15 +19,16 @@ from scnf_jax import parallel
 from scnf_jax.bijectors.base import Array
 from scnf_jax.data.batches import padded, slices
 from scnf_jax.losses import AugmentOptions, ObjectiveOptions
+from scnf_jax.metrics import log_posterior_of
 from scnf_jax.models import vector
 from scnf_jax.models.glow import CouplingName
 from scnf_jax.options import check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.training import (
-    MAX_SKIPPED_IN_A_ROW,
     Diverged,
     OptimizerOptions,
     Trainer,
+    has_diverged,
     make_data,
     make_trainer,
     usable_params,
@@ -140,12 +142,12 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "SCNFClassifier":
-        """Trains from the start.
+        """Trains from the start; where it fails, what an earlier fit has learnt stays.
 
         Args:
           X: samples ``[N, D]`` with D at least 2.
-          y: their labels ``[N]``, integers or words; -1 for "not known". Words need
-            ``dtype=object`` to have the number -1 among them.
+          y: their labels ``[N]``, integers or words; -1 for "not known", also beside a class 1.
+            Words need ``dtype=object`` to have the number -1 among them.
 
         Returns:
           Itself.
@@ -154,39 +156,53 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
           ValueError: for data or settings that cannot be.
           Diverged: after 20 steps in a row that were not finite.
         """
+        before = self.__dict__.copy()
+        try:
+            self._fit(X, y)
+        except BaseException:  # Ctrl-C, too
+            self.__dict__ = before
+            raise
+        return self
+
+    def _fit(self, X: Any, y: Any) -> None:
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_features=2)
         known = _known(y)
         given = _plain(y[known])
         check_classification_targets(given)
         classes, codes = np.unique(given, return_inverse=True)
+        if len(classes) == 1 and not known.all():
+            warnings.warn(
+                f"y: {classes.tolist()[0]!r} is the only class, since -1 is a label that is not known; "
+                "where it is a class of yours, give it another number",
+                stacklevel=3,
+            )
         labels = np.full(len(y), -1, np.int32)
         labels[known] = codes
         architecture = self._checked_architecture(X.shape[1], len(classes))
         trainer = self._trainer(architecture)
-        scaler = StandardScaler().fit(X)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            scaler = StandardScaler().fit(X)
         x = _standardised(scaler, X)
+        if not np.isfinite(x).all():
+            raise ValueError(
+                "X: expected features that can be standardised, got some so large that their mean "
+                "or deviation overflows; divide them by a power of ten"
+            )
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         capacity = 1 << (len(x) - 1).bit_length()
         data = make_data(x, labels, parallel.data_mesh(), seed, capacity)
         state, curve = trainer.init(data), []
-        # The first step is good whatever the rate is, and a run may be shorter than the limit.
-        limit = max(min(MAX_SKIPPED_IN_A_ROW, self.steps - 1), 1)
         for step in range(0, self.steps, self._steps_per_call):
             state, metrics = trainer.run_chunk(state, data)
             losses, in_a_row = jax.device_get((metrics["loss"], state.skipped_in_a_row))
             curve += losses.tolist()
-            if in_a_row >= limit:
-                raise Diverged(
-                    f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to "
-                    f"step {step + self._steps_per_call}; lower learning_rate"
-                )
-        # All of it at once, so that a fit that fails leaves what an earlier one has learnt.
+            if has_diverged(in_a_row, self.steps):
+                raise Diverged(in_a_row, step + self._steps_per_call, "lower learning_rate")
         self.classes_, self.scaler_, self._architecture = classes, scaler, architecture
         self.n_iter_, self.loss_curve_ = self.steps, curve
         self.params_ = jax.device_get(usable_params(state))
         self.transduction_ = y.copy()
         self.transduction_[~known] = classes[self._log_joint(x[~known]).argmax(-1)]
-        return self
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "params_")
@@ -228,10 +244,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 
         That of ``p(y)`` where a sample is so far out that ``log p(x)`` is ``-inf`` in float32.
         """
-        log_joint = self._log_joint(self._checked(X))
-        overflow = np.isneginf(log_joint).all(-1, keepdims=True)
-        log_joint = np.where(overflow, 0.0, log_joint)
-        return log_joint - np.logaddexp.reduce(log_joint, -1, keepdims=True)
+        return log_posterior_of(self._log_joint(self._checked(X)))
 
     def score_samples(self, X: Any) -> np.ndarray:
         """``log p(x) [N]``, in nats, of a density over the features in their own units."""
@@ -340,7 +353,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _standardised(scaler: StandardScaler, x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # infinite, and so is what the model says of it
+    with np.errstate(over="ignore", invalid="ignore"):  # so far out, and so the model says
         return scaler.transform(x).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from scnf_jax.bijectors.base import Array, Params
 from scnf_jax.data.batches import joined, padded, slices
 from scnf_jax.loading import LoadedRun
 from scnf_jax.losses import evaluation_keys, make_classified_input, make_numbered_input
-from scnf_jax.metrics import bits_per_dim
+from scnf_jax.metrics import bits_per_dim, log_posterior_of
 from scnf_jax.scnf import Latents, SemiConditionalFlow
 
 LABEL_CHOICES = ("likely", "sampled", "given")
@@ -156,7 +156,7 @@ class Engine:
             log_prob = np.logaddexp.reduce(log_joint, -1)
             bits = bits_per_dim(log_prob, self.run.num_dims, self.run.num_levels)
             if self.posterior_at == "noise":
-                return Scores(log_joint - log_prob[:, None], log_prob, bits)
+                return Scores(log_posterior_of(log_joint), log_prob, bits)
         return Scores(self._run(self._log_posterior, x, self._rows(part)), log_prob, bits)
 
     def scores(self, x: np.ndarray, density: bool = True) -> Scores:

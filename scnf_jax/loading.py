@@ -97,7 +97,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     try:
         keys = ("event_shape", "num_classes", "num_levels")
         event_shape, num_classes, num_levels = (settings.data[key] for key in keys)
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path / 'config.json'}: expected a run's settings, got a damaged file ({error})"
         ) from None

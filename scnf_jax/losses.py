@@ -500,7 +500,7 @@ def make_scores(
             log_joint = model.log_joint(params, prepare(noise, numbers, stored))
             marginal = jax.nn.logsumexp(log_joint, -1)
             if posterior_at == "noise":
-                return marginal, log_joint - marginal[:, None]
+                return marginal, jax.nn.log_softmax(log_joint, -1)
         return marginal, model.log_posterior(params, classified(noise, numbers, stored))
 
     return scores

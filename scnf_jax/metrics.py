@@ -32,6 +32,29 @@ def bits_per_dim(log_prob: Number, num_dims: int, num_levels: int | None) -> Num
     return math.log2(num_levels or 1) - log_prob / (num_dims * math.log(2.0))
 
 
+def log_posterior_of(log_joint: np.ndarray) -> np.ndarray:
+    r"""``log p(y|x)`` of ``log p(x, y)``, also far out, where these are large and nearly equal.
+
+    .. math:: \log p(y = k|x) = \log p(x, y = k) - \mathrm{logsumexp}_y \log p(x, y)
+
+    Args:
+      log_joint: ``[N, K]``. A row of ``-inf`` alone, where ``p(x)`` underflows under every class,
+        has a posterior of ``1 / K``, the classes' prior.
+
+    Returns:
+      ``[N, K]``; of each row the probabilities add up to 1.
+
+    Example:
+      >>> np.exp(log_posterior_of(np.array([[-1e20, -1e20], [-np.inf, -np.inf]]))).tolist()
+      [[0.5, 0.5], [0.5, 0.5]]
+    """
+    largest = np.max(log_joint, -1, keepdims=True)
+    nowhere = np.isneginf(largest)
+    # The largest goes first: what others add to it is lost in the digits of a large number.
+    relative = np.where(nowhere, 0.0, log_joint) - np.where(nowhere, 0.0, largest)
+    return relative - np.logaddexp.reduce(relative, -1, keepdims=True)
+
+
 def is_right(log_posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether the most likely label is the true one.
 

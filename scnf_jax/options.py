@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -25,8 +26,8 @@ def check_choice(field: str, value: Any, choices: Iterable[Any]) -> None:
 
 
 def check_range(field: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raises ValueError unless ``low <= value <= high``; NaN is refused."""
-    if not isinstance(value, numbers.Real) or not low <= value <= high:
+    """Raises ValueError unless ``low <= value <= high``; NaN and infinity are refused."""
+    if not isinstance(value, numbers.Real) or not low <= value <= high or math.isinf(value):
         upper = f" and <= {high}" if high != float("inf") else ""
         raise ValueError(f"{field}: expected a number >= {low}{upper}, got {value!r}")
 

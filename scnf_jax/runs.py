@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -32,10 +32,10 @@ from scnf_jax.reporting.progress import Progress
 from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.settings import RunOptions, parse_config
 from scnf_jax.training import (
-    MAX_SKIPPED_IN_A_ROW,
     Diverged,
     Trainer,
     TrainState,
+    has_diverged,
     make_data,
     make_trainer,
     usable_params,
@@ -192,7 +192,8 @@ def train(experiment: Experiment) -> dict[str, Any]:
       What ``summary.json`` holds.
 
     Raises:
-      Diverged: after 20 steps in a row that were not finite; ``summary.json`` says so.
+      Diverged: after 20 steps in a row that were not finite, or where the last ones were, and the
+        density of test objects is not, either; ``summary.json`` says so.
       Interrupted: on SIGTERM or SIGINT; the state is saved, the same command resumes.
     """
     with _claimed(experiment.folder), _signals() as received:
@@ -324,22 +325,20 @@ class _Loop:
         record = {name: float(np.mean(value)) for name, value in values.items()}
         record["images_per_second"] = self.options.chunk * self.options.batch_size / seconds
         self._record("train", record)
-        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            self._diverged(int(in_a_row))
+        if has_diverged(in_a_row, self.options.steps):
+            self._diverge(int(in_a_row))
         shown = ("loss", "bits_per_dim", "images_per_second")
         return {name: record[name] for name in shown if name in record}
 
-    def _diverged(self, in_a_row: int) -> None:
-        message = (
-            f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
-            f"{self.step}; lower optimizer.learning_rate or set optimizer.clip_norm"
-        )
+    def _diverge(self, in_a_row: int) -> NoReturn:
+        advice = "lower optimizer.learning_rate or set optimizer.clip_norm"
+        error = Diverged(in_a_row, self.step, advice)
         if self.writes:
             write_json(
                 self.experiment.folder / "summary.json",
-                {**self._summary(), "status": "diverged", "cause": message},
+                {**self._summary(), "status": "diverged", "cause": str(error)},
             )
-        raise Diverged(message)
+        raise error
 
     def _measure(self) -> dict[str, float]:
         dataset = self.experiment.dataset
@@ -394,6 +393,9 @@ class _Loop:
         folder = self.experiment.folder
         # A run that was whole when it was resumed has not been evaluated by this process.
         measured = self.measured or self._measure()
+        in_a_row = int(self.state.skipped_in_a_row)
+        if in_a_row and not np.isfinite(measured.get("log_prob", 0.0)):
+            self._diverge(in_a_row)  # too late for the limit
         summary = self._summary() | {
             "test_error_percent": measured["error_percent"],
             "bits_per_dim": measured.get("bits_per_dim"),

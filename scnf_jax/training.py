@@ -27,12 +27,30 @@ from scnf_jax.losses import (
 )
 from scnf_jax.options import check_choice, check_range
 
-MAX_SKIPPED_IN_A_ROW = 20
+_MAX_SKIPPED_IN_A_ROW = 20
 _SHARE_DECAY = 0.99
 
 
 class Diverged(RuntimeError):
-    """Too many steps in a row, 20, had a loss or gradient that was not finite."""
+    """Too many steps in a row had a loss or gradient that was not finite; see ``has_diverged``."""
+
+    def __init__(self, in_a_row: int, step: int, advice: str) -> None:
+        super().__init__(
+            f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
+            f"{step}; {advice}"
+        )
+
+
+def has_diverged(in_a_row: int, steps: int) -> bool:
+    """Whether 20 steps in a row were skipped, or all but the first of a shorter run.
+
+    The first step's gradient is finite, whatever the rate is that takes the parameters away then.
+
+    Args:
+      in_a_row: skipped steps.
+      steps: of the whole run.
+    """
+    return in_a_row >= max(min(_MAX_SKIPPED_IN_A_ROW, steps - 1), 1)
 
 
 @dataclasses.dataclass(frozen=True)

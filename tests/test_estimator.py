@@ -166,7 +166,7 @@ def test_a_fit_that_fails_leaves_the_last_one() -> None:
     before = flow.predict_proba(X)
     for bad in ({"temperature": -1.0}, {"learning_rate": 1e30}):
         with pytest.raises((ValueError, Diverged)):
-            flow.set_params(**bad).fit(10 * X, 1 - Y)
+            flow.set_params(**bad).fit(np.c_[10 * X, X], 1 - Y)
         np.testing.assert_array_equal(flow.predict_proba(X), before)
     with pytest.raises(ValueError, match="temperature"):
         (never := tiny(temperature=-1.0)).fit(X, FEW)
@@ -175,7 +175,7 @@ def test_a_fit_that_fails_leaves_the_last_one() -> None:
 
 
 def test_far_out_everything_is_a_number(fitted: SCNFClassifier) -> None:
-    far = np.array([[1e3, 0.0], [1e36, 0.0], [-1e300, 1e300]])
+    far = np.array([[1e3, 0.0], [1e36, 0.0], [-1e300, 1e300], [1e8, 1e8], [1e12, -1e15]])
     log_prob = fitted.score_samples(far)
     assert -np.inf < log_prob[0] < -100
     assert np.isneginf(log_prob[2])
@@ -185,7 +185,15 @@ def test_far_out_everything_is_a_number(fitted: SCNFClassifier) -> None:
     np.testing.assert_allclose(posterior[2], 0.5)
 
 
+def test_minus_one_is_no_class_and_a_single_one_is_said() -> None:
+    with pytest.warns(UserWarning, match="1 is the only class, since -1 is a label"):
+        flow = tiny(steps=2).fit(X, 2 * Y - 1)
+    np.testing.assert_array_equal(flow.classes_, [1])
+
+
 def test_bad_data() -> None:
+    with pytest.raises(ValueError, match="X: expected features that can be standardised"):
+        tiny().fit(1e200 * X, FEW)
     with pytest.raises(ValueError, match="at least one label, got 200 times -1"):
         tiny().fit(X, np.full(200, -1))
     with pytest.raises(ValueError, match="1 feature"):

@@ -190,6 +190,16 @@ def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
     assert "learning_rate" in summary["cause"]
 
 
+@pytest.mark.parametrize("steps", [10, 24])
+def test_a_run_that_ends_astray_has_diverged(tmp_path: Path, steps: int) -> None:
+    """In fewer steps than the limit, or by its last steps."""
+    optimizer = {"name": "adam", "learning_rate": 1e30, "warmup_steps": steps - 10}
+    experiment = runs.prepare(TINY | {"steps": steps, "optimizer": optimizer}, tmp_path)
+    with pytest.raises(training.Diverged, match="lower optimizer.learning_rate"):
+        runs.train(experiment)
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "diverged"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -33,7 +33,7 @@ def logit(alpha: float = 0.05) -> Bijector:
         raise ValueError(f"logit: expected alpha in (0, 1), got {alpha}")
 
     def forward(x: Array) -> tuple[Array, Array]:
-        tiny = jnp.finfo(x.dtype).eps
+        tiny = jnp.asarray(jnp.finfo(x.dtype).eps, x.dtype)
         p = jnp.clip((1.0 - alpha) * x + alpha / 2.0, tiny, 1.0 - tiny)
         log_p, log_q = jnp.log(p), jnp.log1p(-p)
         return log_p - log_q, jnp.log1p(-alpha) - log_p - log_q
