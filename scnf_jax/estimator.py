@@ -154,7 +154,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
           ValueError: for data or settings that cannot be.
-          Diverged: after 20 steps in a row that were not finite.
+          Diverged: after 20 steps in a row that were not finite, or all but the first of fewer.
         """
         before = self.__dict__.copy()
         try:
@@ -172,8 +172,8 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         classes, codes = np.unique(given, return_inverse=True)
         if len(classes) == 1 and not known.all():
             warnings.warn(
-                f"y: {classes.tolist()[0]!r} is the only class, since -1 is a label that is not known; "
-                "where it is a class of yours, give it another number",
+                f"y: {classes.tolist()[0]!r} is the only class, since -1 is a label that is not "
+                "known; where it is a class of yours, give it another number",
                 stacklevel=3,
             )
         labels = np.full(len(y), -1, np.int32)
@@ -244,7 +244,8 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 
         That of ``p(y)`` where a sample is so far out that ``log p(x)`` is ``-inf`` in float32.
         """
-        return log_posterior_of(self._log_joint(self._checked(X)))
+        log_posterior = log_posterior_of(self._log_joint(self._checked(X)))
+        return np.where(np.isnan(log_posterior), -np.log(len(self.classes_)), log_posterior)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """``log p(x) [N]``, in nats, of a density over the features in their own units."""

@@ -38,21 +38,20 @@ def log_posterior_of(log_joint: np.ndarray) -> np.ndarray:
     .. math:: \log p(y = k|x) = \log p(x, y = k) - \mathrm{logsumexp}_y \log p(x, y)
 
     Args:
-      log_joint: ``[N, K]``. A row of ``-inf`` alone, where ``p(x)`` underflows under every class,
-        has a posterior of ``1 / K``, the classes' prior.
+      log_joint: ``[N, K]``.
 
     Returns:
-      ``[N, K]``; of each row the probabilities add up to 1.
+      ``[N, K]``; of each row the probabilities add up to 1. NaN where ``p(x)`` underflows under
+      every class, as :func:`jax.nn.log_softmax` has it.
 
     Example:
       >>> np.exp(log_posterior_of(np.array([[-1e20, -1e20], [-np.inf, -np.inf]]))).tolist()
-      [[0.5, 0.5], [0.5, 0.5]]
+      [[0.5, 0.5], [nan, nan]]
     """
-    largest = np.max(log_joint, -1, keepdims=True)
-    nowhere = np.isneginf(largest)
-    # The largest goes first: what others add to it is lost in the digits of a large number.
-    relative = np.where(nowhere, 0.0, log_joint) - np.where(nowhere, 0.0, largest)
-    return relative - np.logaddexp.reduce(relative, -1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        # The largest goes first: what others add to it is lost in the digits of a large number.
+        relative = log_joint - np.max(log_joint, -1, keepdims=True)
+    return relative - np.log(np.sum(np.exp(relative), -1, keepdims=True))
 
 
 def is_right(log_posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:

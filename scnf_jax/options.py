@@ -27,7 +27,7 @@ def check_choice(field: str, value: Any, choices: Iterable[Any]) -> None:
 
 def check_range(field: str, value: float, low: float, high: float = float("inf")) -> None:
     """Raises ValueError unless ``low <= value <= high``; NaN and infinity are refused."""
-    if not isinstance(value, numbers.Real) or not low <= value <= high or math.isinf(value):
+    if not isinstance(value, numbers.Real) or not low <= value <= high or abs(value) == math.inf:
         upper = f" and <= {high}" if high != float("inf") else ""
         raise ValueError(f"{field}: expected a number >= {low}{upper}, got {value!r}")
 

@@ -1,7 +1,6 @@
 """The scikit-learn estimator: its library's own checks, and what they do not know of."""
 
 import functools
-import runpy
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ from sklearn.datasets import make_moons
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from configs import vectors
 from scnf_jax import estimator, parallel
-from scnf_jax.data import load_dataset
+from scnf_jax.data import Dataset
 from scnf_jax.estimator import SCNFClassifier
 from scnf_jax.runs import build
 from scnf_jax.settings import parse_config
@@ -206,7 +206,10 @@ def test_divergence_is_an_error() -> None:
             tiny(learning_rate=1e30, steps=steps).fit(X, FEW)
 
 
-def test_the_config_for_vectors_has_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_features", [2, 13, 30])
+def test_the_config_for_vectors_has_its_settings(
+    num_features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So a run of ``configs/vectors.py`` and the estimator cannot drift apart."""
     asked: list[dict[str, Any]] = []
     built: list[dict[str, Any]] = []
@@ -218,11 +221,11 @@ def test_the_config_for_vectors_has_its_settings(monkeypatch: pytest.MonkeyPatch
     for name, kept in (("estimator", asked), ("runs", built)):
         monkeypatch.setattr(f"scnf_jax.{name}.make_trainer", functools.partial(note, kept))
     estimator._trainer.cache_clear()
-    dataset = load_dataset("breast_cancer")
-    few = np.where(np.arange(400) < 40, dataset.train_y, -1)
+    x = np.random.default_rng(0).normal(size=(200, num_features)).astype(np.float32)
     with pytest.raises(InterruptedError):
-        SCNFClassifier().fit(dataset.train_x, few)
-    config = runpy.run_path("configs/vectors.py")["get_config"]("30").to_dict()
+        SCNFClassifier().fit(x, FEW)
+    config = vectors.get_config(str(num_features)).to_dict()
+    dataset = Dataset("vectors", x, FEW, x, Y, 2, None)
     with pytest.raises(InterruptedError):
         build(parse_config(config), dataset, parallel.data_mesh())
     assert {key: built[0][key] for key in asked[0]} == asked[0]
@@ -233,5 +236,18 @@ def test_the_config_for_vectors_has_its_settings(monkeypatch: pytest.MonkeyPatch
         "steps": defaults["body_steps"],
         "head_steps": defaults["head_steps"],
         "hidden": defaults["hidden"],
+        "num_features": num_features,
         "coupling": defaults["coupling"],
     }
+
+
+def test_the_config_for_vectors_is_of_one_number_of_features() -> None:
+    x = np.zeros((200, 13), np.float32)
+    with pytest.raises(
+        ValueError, match="num_features: expected the number of features, 13, got 30"
+    ):
+        build(
+            parse_config(vectors.get_config().to_dict()),
+            Dataset("vectors", x, FEW, x, Y, 2, None),
+            parallel.data_mesh(),
+        )

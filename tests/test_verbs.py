@@ -431,11 +431,13 @@ def test_other_data_than_those_of_the_run_are_refused(
         (["relabel", "--output={tmp}/t0.8"], "ends in .png"),
         (
             ["relabel", "--input={scans}", "--output={scans_png}"],
-            "scans.npz is what input names",
+            "scans.npz is read by this command",
         ),
-        (["predict", "--input={scans}", "--output={scans}"], "scans.npz is what input names"),
+        (["predict", "--input={scans}", "--output={scans}"], "scans.npz is read by this command"),
         (["evaluate", "--input={scans}", "--output={scans}"], "ends in .json"),
-        (["obfuscate", "--input={scans}", "--output={scans}"], "scans.npz is what input names"),
+        (["evaluate", "--output={run}/summary.json"], "summary.json is read by this command or by"),
+        (["outliers", "--other={scans}", "--output={scans}"], "ends in .json"),
+        (["relabel", "--input={pics}", "--output={pics}/a.png"], "a.png is read by this command"),
         (["relabel", "--count=0"], "count: expected an integer >= 1"),
         (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
@@ -497,6 +499,9 @@ def test_bad_input_is_one_line(
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(places["deep"])
     places["huge"] = tmp_path / "huge.png"
     Image.new("1", (20_000, 20_000)).save(places["huge"])
+    places["pics"] = tmp_path / "pics"
+    places["pics"].mkdir()
+    Image.new("L", (8, 8)).save(places["pics"] / "a.png")
     places["foreign"] = tmp_path / "foreign.npz"
     np.savez(places["foreign"], z_h=np.zeros((2, 5)), z_aux=np.zeros((2, 5)))
     places["scans_png"] = scans.with_suffix(".png")

@@ -17,6 +17,7 @@ def vector(
     steps: int = 4,
     head_steps: int = 4,
     hidden: Sequence[int] = (64, 64),
+    num_features: int | None = None,
     linear: Kind = "lu",
     coupling: CouplingName = "spline",
     unroll: int = 1,
@@ -30,6 +31,7 @@ def vector(
       steps: flow steps of the body.
       head_steps: flow steps of the head.
       hidden: widths of the conditioners' layers.
+      num_features: D that other settings, such as the noise, were made for. None: any.
       linear: kind of the linear maps.
       coupling: name of the coupling.
       unroll: of the scans over layers.
@@ -39,7 +41,7 @@ def vector(
       The model.
 
     Raises:
-      ValueError: unless events are vectors of at least two elements.
+      ValueError: unless events are vectors of at least two elements, and as many as expected.
 
     References:
       Atanov et al. 2019, section 4 (toy experiments), https://arxiv.org/abs/1905.00505
@@ -54,6 +56,11 @@ def vector(
     """
     if len(event_shape) != 1 or event_shape[0] < 2:
         raise ValueError(f"vector: expected events of shape (D,), D >= 2, got {tuple(event_shape)}")
+    if num_features not in (None, event_shape[0]):
+        raise ValueError(
+            f"model.num_features: expected the number of features, {event_shape[0]}, got "
+            f"{num_features}; with configs/vectors.py it is the number behind the colon"
+        )
 
     def flow(num: int) -> bj.Bijector:
         return flow_steps(

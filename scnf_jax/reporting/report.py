@@ -115,7 +115,6 @@ def _of_images(engine: Engine, dataset: Dataset, max_objects: int) -> list[str]:
 
 
 _NO_LEAK = f"Not measured: the probes need {MIN_OBJECTS} train and test objects with a known label."
-_OF_A_FLOW = ("leak", "outliers", "figures")
 _CAPTIONS = (
     "Confidence against accuracy: bars below the line are too sure of themselves.",
     "Test objects by true and predicted class.",
@@ -148,7 +147,7 @@ def _page(
         _section("Trained", table(trained.items())),
         _section("Results", table(measured.items()) + _baselines(engine, summary)),
         *parts,
-        _section("Reproduce", _commands(engine)),
+        _section("Reproduce", _commands(engine, leak is not None)),
     ]
     links = [part.split('id="')[1].split('"')[0] for part in body if part.startswith("<section")]
     nav = " ".join(f'<a href="#{link}">{link.replace("-", " ")}</a>' for link in links)
@@ -206,11 +205,16 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
     return "<h3>Baselines on the same labels</h3>" + table(rows, ("method", "error", "bits/dim"))
 
 
-def _commands(engine: Engine) -> str:
+def _commands(engine: Engine, leaks: bool) -> str:
+    """The commands that give what is on the page, those alone that the run has something for."""
     run = engine.run
     lines = [f"{run.command} --workdir={run.folder.name}"] if run.command else []
-    lines += [
-        f"python -m scnf_jax {verb} {run.folder.name}"
-        for verb in ("evaluate", *(_OF_A_FLOW if engine.has_density else ()), "report")
-    ]
+    shown = {
+        "evaluate": True,
+        "leak": leaks,
+        "outliers": engine.has_density and run.num_levels is not None,
+        "figures": engine.has_density,
+        "report": True,
+    }
+    lines += [f"python -m scnf_jax {verb} {run.folder.name}" for verb in shown if shown[verb]]
     return f"<pre>{escape(chr(10).join(lines))}</pre>"

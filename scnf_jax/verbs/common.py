@@ -16,6 +16,7 @@ from scnf_jax.losses import LEVELS_AT
 from scnf_jax.options import check_range
 
 MAX_TRAIN_SCORES = 5000
+_RECORDS = ("config.json", "summary.json", "answers.csv")
 
 
 class Verb(NamedTuple):
@@ -117,8 +118,8 @@ def output_path(
     """Where a result goes: ``--output``, or a name in the run folder; its folder is made.
 
     Raises:
-      ValueError: where that folder cannot be made, the name ends in none of the suffixes, or it is
-        that of a file that the command reads.
+      ValueError: where that folder cannot be made, the name ends in none of the suffixes, or as
+        :func:`check_is_not_read`.
     """
     path = Path(arguments.output).expanduser() if arguments.output else engine.run.folder / default
     path = made(path.parent, "output") / path.name
@@ -126,16 +127,26 @@ def output_path(
         raise ValueError(
             f"output: expected a name that ends in {' or '.join(suffixes)}, got {path.name}"
         )
-    check_is_not_read(arguments, path)
+    check_is_not_read(arguments, engine, path)
     return path
 
 
-def check_is_not_read(arguments: argparse.Namespace, path: Path) -> None:
-    """Raises ValueError where a result would take the place of a file that the command reads."""
-    for field in ("input", "label_file"):
-        read = getattr(arguments, field, None)
-        if read is not None and path.resolve() == Path(read).expanduser().resolve():
-            raise ValueError(f"output: expected another name, since {path} is what {field} names")
+def check_is_not_read(arguments: argparse.Namespace, engine: Engine, path: Path) -> None:
+    """Raises ValueError where a result would take the place of what can be needed again.
+
+    That is a file or a folder's picture that the command names, the run's data, and the records of
+    the run itself.
+    """
+    run = engine.run
+    named = [getattr(arguments, field, None) for field in ("input", "label_file")]
+    named += [*getattr(arguments, "other", []), run.options.dataset]
+    read = [Path(name).expanduser().resolve() for name in named if name]
+    read += [run.folder.resolve() / name for name in _RECORDS]
+    target = path.resolve()
+    if target in read or (target.suffix == ".png" and target.parent in read):
+        raise ValueError(
+            f"output: expected another name, since {path} is read by this command or by others"
+        )
 
 
 def output_folder(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:

@@ -120,7 +120,7 @@ def _relabel(arguments: argparse.Namespace) -> str:
     num = min(arguments.count, len(objects))
     picture = output_path(arguments, engine, "relabelled.png", [".png"])
     arrays = picture.with_suffix(".npz")
-    check_is_not_read(arguments, arrays)
+    check_is_not_read(arguments, engine, arrays)
     x = objects[slice(0, num)]
     given = None if objects.y is None else objects.y[:num]
     choice = arguments.labels or ("likely" if given is None else "given")

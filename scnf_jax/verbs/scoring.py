@@ -73,7 +73,8 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         "--quantile",
         type=float,
         default=0.01,
-        help="share of train objects that would be flagged as outliers",
+        help="share of train objects that would be flagged as outliers; of new objects it is a "
+        "larger one, by far where few were trained on",
     )
     parser.add_argument(
         "--by",
@@ -105,12 +106,19 @@ def _score(arguments: argparse.Namespace) -> str:
     of_train = outlier_scores(train, train_log_prob)[arguments.by]
     threshold = float(np.quantile(of_train, 1 - arguments.quantile, method="lower"))
     columns = ["id", "log_prob_nats", "bits_per_dim", "outlier"]
+    num_flagged = 0
 
     def rows(scores: Scores) -> list[np.ndarray]:
+        nonlocal num_flagged
         flagged = outlier_scores(scores, train_log_prob)[arguments.by] > threshold
+        num_flagged += int(flagged.sum())
         return [np.asarray(scores.log_prob), np.asarray(scores.bits_per_dim), flagged.astype(int)]
 
-    return _write(arguments, engine, objects, columns, rows)
+    said = _write(arguments, engine, objects, columns, rows)
+    return (
+        f"{said}\n{num_flagged} of {len(objects)} are flagged as outliers, beyond "
+        f"{100 * (1 - arguments.quantile):g}% of train objects"
+    )
 
 
 def _write(

@@ -42,7 +42,7 @@ def _leak(arguments: argparse.Namespace) -> str:
     check_limits(arguments, "max_train", "max_test", low=MIN_OBJECTS)
     engine = open_engine(arguments)
     engine.require_density()
-    path = output_path(arguments, engine, "leak.json")
+    path = output_path(arguments, engine, "leak.json", [".json"])
     leak = measure_leak(
         engine,
         run_dataset(engine.run),
@@ -83,7 +83,7 @@ def _outliers(arguments: argparse.Namespace) -> str:
         others[path if name in others else name] = objects[slice(0, arguments.max_test)]
     if run.num_levels is None and not others:
         raise ValueError("other: expected foreign objects, since vectors are not corrupted here")
-    path = output_path(arguments, engine, "outliers.json")
+    path = output_path(arguments, engine, "outliers.json", [".json"])
     record = outlier_study(engine, run_dataset(run), others, arguments.max_test, path.parent)
     write_json(path, record)
     return f"{outlier_table(record)}\n\n{path} and densities.png"
