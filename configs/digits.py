@@ -59,7 +59,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         "consistency_weight": 120.0,
         "temperature": 32.0,
     }
-    config.augment = {"shift": 1.2, "rotate": 20.0, "scale": 0.2}
+    config.augment = {"shift": 1.2, "rotate": 20.0, "scale": 0.2, "shear": 0.2, "elastic": 0.6}
     if mode == "tiny":
         config.steps = config.eval_every = config.checkpoint_every = 20
         config.model.update({"steps": (1, 1), "width": 8, "head_steps": 1, "head_width": 8})
