@@ -156,7 +156,8 @@ def test_every_row_has_a_config(config: str) -> None:
         from_mapping(BaselineOptions, settings, "")
         return
     options = parse_config(settings)
-    shape = {"mnist": (28, 28, 1), "digits": (8, 8, 1)}.get(options.dataset, (2,))
+    shapes = {"mnist": (28, 28, 1), "digits": (8, 8, 1), "breast_cancer": (30,)}
+    shape = shapes.get(options.dataset, (2,))
     check_that_it_starts(json.dumps(options.model), shape)
     assert f"python train.py --config={path}" in str(module.__doc__)
 
