@@ -13,56 +13,31 @@ standardises by itself; a run can also be asked by the words of ``python -m scnf
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from configs import moons
+from scnf_jax.models.vector import default_noise, default_temperature
 
 
 def get_config(num_features: str = "30") -> ConfigDict:
-    """``:D`` behind the file's name gives the number of features."""
+    """``:D`` behind the file's name gives the number of features; the rest is as for the moons."""
     if not num_features.isdecimal() or int(num_features) < 2:
         raise ValueError(
             f"configs/vectors.py: expected :D, a number of features from 2, got :{num_features}"
         )
-    noise = min(max(0.02 * int(num_features), 0.1), 0.3)  # of two, the fine structure stays
-    temperature = max(int(num_features) / 8, 1.0)
-    config = ConfigDict()
+    temperature = default_temperature(int(num_features))
+    config = moons.get_config()
     config.dataset = "breast_cancer"
     config.num_labelled = 20
-    config.validation_size = 0
-    config.pseudo_labels = placeholder(str)  # a finished run's folder; not given: none
-    config.pseudo_label_shift = 0
-    config.pseudo_label_share = 1.0
-    config.seed = 0
-    config.label_seed = placeholder(int)  # not given: that of config.seed
-    config.label_file = placeholder(str)  # CSV of labels by hand; not given: none
-    config.distributed = placeholder(str)  # auto, or HOST:PORT,PROCESSES,NUMBER
-    config.stream = placeholder(bool)  # train objects on disk; not given: above 1 GiB
-    config.steps = 800
-    config.batch_size = 256
     config.labelled_fraction = 0.05
-    config.eval_every = 100
-    config.checkpoint_every = 400
-    config.steps_per_call = 50
-    config.model = {
-        "name": "vector",
-        "steps": 3,
-        "head_steps": 2,
-        "hidden": (64, 64),
-        "num_features": int(num_features),
-        "coupling": "affine",
-    }
-    config.optimizer = {
-        "name": "adam",
-        "learning_rate": 2e-3,
-        "schedule": "cosine",
-        "clip_norm": 5.0,
-        "ema_decay": 0.99,
-    }
-    config.objective = {
-        "name": "sgd",
-        "refresh_every": 1,
-        "classification_weight": temperature,
-        "consistency_weight": temperature,
-        "temperature": temperature,
-    }
-    config.augment = {"noise": noise, "likelihood": True}
+    config.model.update(
+        {"hidden": (64, 64), "coupling": "affine", "num_features": int(num_features)}
+    )
+    config.objective.update(
+        {
+            "classification_weight": temperature,
+            "consistency_weight": temperature,
+            "temperature": temperature,
+        }
+    )
+    config.augment = {"noise": default_noise(int(num_features)), "likelihood": True}
     return config

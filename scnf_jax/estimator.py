@@ -22,6 +22,7 @@ from scnf_jax.losses import AugmentOptions, ObjectiveOptions
 from scnf_jax.metrics import log_posterior_of
 from scnf_jax.models import vector
 from scnf_jax.models.glow import CouplingName
+from scnf_jax.models.vector import default_noise, default_temperature
 from scnf_jax.options import check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.training import (
@@ -315,10 +316,10 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         check_range("labelled_share", self.labelled_share, 0.0, 1.0)
         noise, temperature = self.noise, self.temperature
         if noise is None:
-            noise = min(max(0.02 * architecture.num_features, 0.1), 0.3)
+            noise = default_noise(architecture.num_features)
         check_range("noise", noise, 0.0)
         if temperature is None:
-            temperature = max(1.0, architecture.num_features / 8)
+            temperature = default_temperature(architecture.num_features)
         check_range("temperature", temperature, 1e-6)
         objective = ObjectiveOptions(
             classification_weight=self.classification_weight * temperature,
