@@ -53,12 +53,14 @@ def made(folder: Path, option: str) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside this one, to be written; it takes this one's place when the block is done.
 
-    A reader sees the old content or the new, and an error leaves the old.
+    A reader sees the old content or the new, and an error leaves the old. Of a link it is the file
+    behind it whose place is taken.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    target = path.resolve()
+    temporary = target.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         yield temporary
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

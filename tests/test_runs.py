@@ -455,3 +455,13 @@ def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals, first: 
     assert "the same command resumes" in errors
     (step,) = runs.checkpoints.saved_steps(run / "checkpoints")
     assert read_metrics(run)[-1]["step"] == step
+
+
+def test_a_result_goes_to_where_a_link_points(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    behind, link = tmp_path / "disk" / "a.json", tmp_path / "b.json"
+    link.symlink_to(behind)
+    for number in (1, 2):  # not there yet, then there
+        folders.write_json(link, {"number": number})
+        assert link.is_symlink()
+        assert folders.read_json(behind) == {"number": number}
