@@ -53,3 +53,14 @@ def test_events_that_cannot_be_written_are_an_error_of_the_caller(
         log.close()
     monkeypatch.undo()
     log.close()
+
+
+def test_resuming_cuts_later_records_and_a_half_written_line_alone(tmp_path: Path) -> None:
+    lines = [b'{"step": %d, "split": "train", "loss": 0.5}' % step for step in (10, 20, 30)]
+    foreign = [b"\xff\xfe", b"[1]", b'{"a": 1}', b'{"step": "two", "split": "test"}', b"<<<<"]
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([b"", lines[0], b" ", *foreign, *lines[1:], b'{"step": 3', b""]))
+    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20, 30]
+    MetricsLog(tmp_path, 20).close()
+    assert path.read_bytes().splitlines() == [lines[0], *foreign, lines[1]]
+    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]

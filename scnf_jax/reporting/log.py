@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scnf_jax.folders import write_text
+from scnf_jax.folders import replacing
 
 
 class MetricsLog:
@@ -16,13 +16,19 @@ class MetricsLog:
     Args:
       folder: of the run.
       step: from which training goes on; records of later steps, which an interrupted
-        run wrote after its last checkpoint, are dropped, so that none is there twice.
+        run wrote after its last checkpoint, are dropped, so that none is there twice, and so is
+        a half-written last line. Other lines stay as they are, whatever they hold.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / "metrics.jsonl"
-        kept = [json.dumps(record) for record in read_metrics(folder) if record["step"] <= step]
-        write_text(path, "".join(line + "\n" for line in kept))
+        lines = _lines(path)
+        if lines and _record(lines[-1]) is None:
+            del lines[-1]
+        records = [(line, _record(line)) for line in lines]
+        kept = [line for line, record in records if record is None or record["step"] <= step]
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         self._stream = path.open("a", buffering=1)
         self._board = _board(folder / "tensorboard", step)
 
@@ -89,13 +95,21 @@ def _board(folder: Path, step: int) -> _Board | None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All records of a run folder; a half-written last line is left out."""
-    path = folder / "metrics.jsonl"
-    records: list[dict[str, Any]] = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
+    """All records of a run folder; a line that is none, such as a half-written last one, is not."""
+    records = map(_record, _lines(folder / "metrics.jsonl"))
+    return [record for record in records if record is not None]
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Lines that are not blank."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [line for line in lines if line.strip()]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # of JSON or of UTF-8
+        return None
+    known = isinstance(record, dict) and isinstance(record.get("step"), int) and "split" in record
+    return record if known else None
