@@ -440,6 +440,10 @@ def test_other_data_than_those_of_the_run_are_refused(
         (["relabel", "--input={pics}", "--output={pics}/a.png"], "a.png is read by this command"),
         (["relabel", "--count=0"], "count: expected an integer >= 1"),
         (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
+        (
+            ["outliers", "--other={pics}", "--output={pics}/o.json"],
+            "densities.png is read by this command",
+        ),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
         (["restore", "--input={foreign}", "--output=x.npz"], "either --label=K or"),
         (["restore", "--input={wordy}", "--label=1", "--output=x.npz"], "one row of numbers"),

@@ -52,9 +52,10 @@ def _sample(arguments: argparse.Namespace) -> str:
         _check_label(arguments.label, num_classes)
     classes = range(num_classes) if arguments.label is None else [arguments.label]
     label = np.repeat(np.array(list(classes), np.int32), arguments.count)
-    x = engine.to_levels(engine.sample(label, arguments.temperature))
     folder = output_folder(arguments, engine, "samples")
     write_arrays(folder / "samples.npz", x=x, y=label)
+    check_is_not_read(arguments, engine, folder / "samples.npz")
+    x = engine.to_levels(engine.sample(label, arguments.temperature))
     pictures = _write_pictures(folder, engine, x, label)
     return f"{folder}: samples.npz with x {list(x.shape)} and y; {pictures}"
 

@@ -20,6 +20,7 @@ from scnf_jax.verbs.common import (
     Verb,
     add_output,
     add_run,
+    check_is_not_read,
     check_limits,
     open_engine,
     output_folder,
@@ -84,6 +85,7 @@ def _outliers(arguments: argparse.Namespace) -> str:
     if run.num_levels is None and not others:
         raise ValueError("other: expected foreign objects, since vectors are not corrupted here")
     path = output_path(arguments, engine, "outliers.json", [".json"])
+    check_is_not_read(arguments, engine, path.parent / "densities.png")
     record = outlier_study(engine, run_dataset(run), others, arguments.max_test, path.parent)
     write_json(path, record)
     return f"{outlier_table(record)}\n\n{path} and densities.png"
