@@ -230,8 +230,10 @@ def test_every_grey_level_survives_a_picture(tmp_path: Path) -> None:
 def test_obfuscated_objects_come_back(
     run: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hidden = tmp_path / "hidden.npz"
-    say(capsys, "obfuscate", run, f"--input={scans}", "--labels=given", f"--output={hidden}")
+    hidden, link = tmp_path / "hidden.npz", tmp_path / "a run"
+    link.symlink_to(run)
+    words = ("obfuscate", link, f"--input={scans}", "--labels=given", f"--output={hidden}")
+    assert f"python -m scnf_jax leak '{link}'" in say(capsys, *words)
     with np.load(hidden) as archive:
         assert set(archive.files) == {"z_h", "z_aux"}
     np.save(tmp_path / "y.npy", DIGITS.test_y[:37])
@@ -438,15 +440,16 @@ def test_other_data_than_those_of_the_run_are_refused(
         (["evaluate", "--output={run}/summary.json"], "summary.json is read by this command or by"),
         (["outliers", "--other={scans}", "--output={scans}"], "ends in .json"),
         (["relabel", "--input={pics}", "--output={pics}/a.png"], "a.png is read by this command"),
-        (["relabel", "--count=0"], "count: expected an integer >= 1"),
-        (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (
             ["outliers", "--other={pics}", "--output={pics}/o.json"],
             "densities.png is read by this command",
         ),
+        (["relabel", "--count=0"], "count: expected an integer >= 1"),
+        (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
         (["restore", "--input={foreign}", "--output=x.npz"], "either --label=K or"),
         (["restore", "--input={wordy}", "--label=1", "--output=x.npz"], "one row of numbers"),
+        (["restore", "--input={nobody}", "--label=1", "--output=x.npz"], "an object, of at least"),
         (["sample", "--label=10"], "label: expected 0..9, got 10"),
         (["sample", "--count=0"], "count: expected an integer >= 1"),
         (["sample", "--temperature=0"], "temperature: expected a number > 0"),
@@ -454,6 +457,7 @@ def test_other_data_than_those_of_the_run_are_refused(
         (["evaluate", "--batch-size=0"], "batch_size: expected an integer >= 1"),
         (["leak", "--max-test=3"], "max_test: expected at least 20"),
         (["outliers", "--max-test=0"], "max_test: expected at least 1"),
+        (["figures", "--max-test=1"], "max_test: expected at least 2"),
         (["report", "--max-objects=5"], "max_objects: expected at least 20"),
         (["export", "--output={run}"], "another folder than the run's own"),
         (["export", "--output={run}/../digits"], "another folder than the run's own"),
@@ -511,6 +515,8 @@ def test_bad_input_is_one_line(
     places["scans_png"] = scans.with_suffix(".png")
     places["wordy"] = tmp_path / "wordy.npz"
     np.savez(places["wordy"], z_h=np.full((2, 5), "a"), z_aux=np.zeros((2, 5)))
+    places["nobody"] = tmp_path / "nobody.npz"
+    np.savez(places["nobody"], z_h=np.zeros((0, 5)), z_aux=np.zeros((0, 5)))
     verb, *options = [word.format(**places) for word in words]
     assert message in complain(capsys, verb, run, *options)
     assert not (tmp_path / "x.csv").exists()

@@ -1,6 +1,7 @@
 """``sample``, ``relabel``, ``obfuscate``, ``restore``: objects out of a model."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,9 @@ def _sample(arguments: argparse.Namespace) -> str:
     classes = range(num_classes) if arguments.label is None else [arguments.label]
     label = np.repeat(np.array(list(classes), np.int32), arguments.count)
     folder = output_folder(arguments, engine, "samples")
-    write_arrays(folder / "samples.npz", x=x, y=label)
     check_is_not_read(arguments, engine, folder / "samples.npz")
     x = engine.to_levels(engine.sample(label, arguments.temperature))
+    write_arrays(folder / "samples.npz", x=x, y=label)
     pictures = _write_pictures(folder, engine, x, label)
     return f"{folder}: samples.npz with x {list(x.shape)} and y; {pictures}"
 
@@ -170,7 +171,7 @@ def _obfuscate(arguments: argparse.Namespace) -> str:
     return (
         f"{path}: z_h {list(hidden.z_h.shape)}, z_aux {list(hidden.z_aux.shape)}; encoded under "
         f"labels: {arguments.labels}. The labels are not in the file. How much of the class is: "
-        f"python -m scnf_jax leak {arguments.run}"
+        f"python -m scnf_jax leak {shlex.quote(arguments.run)}"
     )
 
 
@@ -202,8 +203,10 @@ def _read_hidden(name: str) -> Hidden:
         raise ValueError(f"{name}: expected a .npz of obfuscate with z_h and z_aux, got {names}")
     hidden = Hidden(**arrays)
     rows = [z for z in hidden if z.ndim == 2 and np.issubdtype(z.dtype, np.floating)]
-    if len(rows) < len(hidden) or len(hidden.z_h) != len(hidden.z_aux):
-        raise ValueError(f"{name}: expected z_h and z_aux of one row of numbers an object")
+    if len(rows) < len(hidden) or not len(hidden.z_h) == len(hidden.z_aux) > 0:
+        raise ValueError(
+            f"{name}: expected z_h and z_aux of one row of numbers an object, of at least one"
+        )
     return hidden
 
 

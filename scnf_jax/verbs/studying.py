@@ -98,7 +98,7 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> str:
-    check_limits(arguments, "max_test")
+    check_limits(arguments, "max_test", low=2)
     engine = open_engine(arguments)
     engine.require_density()
     folder = output_folder(arguments, engine, ".")
