@@ -152,6 +152,7 @@ def test_answers_can_give_a_class_its_first_label() -> None:
         ("row,label\n0,0.5\n", r"line 2: expected a label in 0\.\.1, got '0.5'"),
         ("label,row\n1\n", r"line 2: expected a row in 0\.\.2, got ''"),
         ("row,label\n0,1\n0,0\n", "line 3: row 0 has label 0, and 1 above"),
+        ('row,label\n"1,1\n2,1\n', r"expected a CSV, got .*answers.csv \(unexpected end of data"),
     ],
 )
 def test_answers_that_are_none(tmp_path: Path, text: str | None, message: str) -> None:

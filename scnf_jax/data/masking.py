@@ -77,7 +77,7 @@ def read_answers(path: Path, num: int, num_classes: int) -> dict[int, int]:
                     f"label_file: {path}, line 1: expected the columns row and label, got "
                     f"{head.strip()!r}"
                 )
-            lines = csv.DictReader(stream, names, delimiter=separator, restval="")
+            lines = csv.DictReader(stream, names, delimiter=separator, restval="", strict=True)
             for line in lines:
                 if not line["label"].strip():
                     continue
