@@ -259,6 +259,8 @@ def test_unknown_and_unprepared_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="images of one shape, got 'oxford_flowers102' with"):
         load_dataset("oxford_flowers102")
     with pytest.raises(ValueError, match=f"not prepared in {tmp_path}.*download_and_prepare"):
+    with pytest.raises(ValueError, match=r"got 'mnist:9\.9\.9'\. TFDS said: .*only: 3\.0\.1"):
+        load_dataset("mnist:9.9.9")
         load_dataset("mnist")
 
 

@@ -328,7 +328,13 @@ def _load_tfds(name: str, stream: bool | None) -> Dataset:
             f"{hint}tfds.list_builders() lists all"
         )
     # tfds reads the variable when it is first imported; here it counts when data are asked for.
-    builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+    try:
+        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"dataset: expected a version and a config that TFDS has, got {name!r}. TFDS said: "
+            f"{str(error).strip().partition(chr(10))[0]}"
+        ) from None
     features = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
         raise ValueError(f"dataset: expected a TFDS image classification dataset, got {name!r}")
