@@ -234,8 +234,11 @@ def test_bad_npz(tmp_path: Path) -> None:
     np.savez(path, x_train=x, y_train=np.full(2, -1), x_test=x, y_test=np.zeros(2, int))
     with pytest.raises(ValueError, match="y_train: expected at least one known label"):
         load_dataset(str(path))
-    np.savez(path, x_train=x, y_train=np.array(0), x_test=x, y_test=np.zeros(2, int))
-    with pytest.raises(ValueError, match="expected 2 labels, one an object, got"):
+    np.savez(path, x_train=x[:0], y_train=np.zeros(0, int), x_test=x, y_test=np.arange(2))
+    with pytest.raises(ValueError, match="train_x: expected at least one object"):
+        load_dataset(str(path))
+    np.savez(path, x_train=x, y_train=np.array(0), x_test=x, y_test=np.arange(2))
+    with pytest.raises(ValueError, match="train_y: expected 2 labels, one an object, got"):
         load_dataset(str(path))
     planted = np.array([object()], dtype=object)
     np.savez(path, x_train=planted, y_train=planted, x_test=planted, y_test=planted)
@@ -256,11 +259,11 @@ def test_unknown_and_unprepared_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="got 'mnisst'; did you mean mnist"):
         load_dataset("mnisst")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match=r"got 'mnist:9\.9\.9'\. TFDS said: .*only: 3\.0\.1"):
+        load_dataset("mnist:9.9.9")
     with pytest.raises(ValueError, match="images of one shape, got 'oxford_flowers102' with"):
         load_dataset("oxford_flowers102")
     with pytest.raises(ValueError, match=f"not prepared in {tmp_path}.*download_and_prepare"):
-    with pytest.raises(ValueError, match=r"got 'mnist:9\.9\.9'\. TFDS said: .*only: 3\.0\.1"):
-        load_dataset("mnist:9.9.9")
         load_dataset("mnist")
 
 

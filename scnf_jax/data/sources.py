@@ -283,9 +283,10 @@ def _as_objects(array: np.ndarray) -> np.ndarray:
 def _from_arrays(name: str, arrays: dict[str, np.ndarray]) -> Dataset:
     """A dataset of a user's arrays; what is wrong with them is said when it is checked."""
     arrays = arrays | {key: _as_objects(arrays[key]) for key in ("x_train", "x_test")}
-    most = max(arrays["y_train"].size, 1)  # every class has a label there
+    shape = arrays["y_train"].shape
+    most = shape[0] if len(shape) == 1 else 0  # every class has a label there
     for key in ("y_train", "y_test"):
-        if np.issubdtype(arrays[key].dtype, np.integer):
+        if most and np.issubdtype(arrays[key].dtype, np.integer):
             far = arrays[key][(arrays[key] < -1) | (arrays[key] >= most)]
             if far.size:
                 raise ValueError(
