@@ -471,6 +471,7 @@ def test_other_data_than_those_of_the_run_are_refused(
             "got a .npz of several",
         ),
         (["predict", "--input={deep}", "--output=x.csv"], "8 bits a channel, got I;16"),
+        (["predict", "--input={clear}", "--output=x.csv"], "expected a picture without transpar"),
         (["suggest", "--count=0"], "count: expected at least 1, got 0"),
         (["suggest", "--output={tmp}/next.txt"], "expected a name that ends in .csv, got next.txt"),
         (["suggest", "--output={typed}"], "line 2: expected a label in 0..9, got 'six'"),
@@ -505,6 +506,8 @@ def test_bad_input_is_one_line(
     places["typed"].write_text("row;label\n5;six\n")
     places["deep"] = tmp_path / "deep.png"
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(places["deep"])
+    places["clear"] = tmp_path / "clear.png"
+    Image.new("LA", (8, 8), (0, 254)).save(places["clear"])
     places["huge"] = tmp_path / "huge.png"
     Image.new("1", (20_000, 20_000)).save(places["huge"])
     places["pics"] = tmp_path / "pics"

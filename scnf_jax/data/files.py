@@ -200,7 +200,8 @@ def read_png(path: Path, event_shape: tuple[int, ...], num_levels: int) -> np.nd
       uint8 ``[H, W, C]``.
 
     Raises:
-      ValueError: for a file that is no picture, one of another size, or of more than 8 bits.
+      ValueError: for a file that is no picture, one of another size, one that is not opaque, or
+        grey levels of 16 bits; of 16 bits a channel, in other pictures, the higher 8 are read.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -219,6 +220,11 @@ def read_png(path: Path, event_shape: tuple[int, ...], num_levels: int) -> np.nd
                 raise ValueError(
                     f"{path}: expected a picture of 8 bits a channel, got {picture.mode}; convert "
                     "it first"
+                )
+            if np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+                raise ValueError(
+                    f"{path}: expected a picture without transparency, got one that is not opaque; "
+                    "put it on a background first"
                 )
             shades = np.asarray(picture.convert(modes[channels]), np.float64)
     except (
