@@ -236,7 +236,7 @@ def _verify(folder: Path) -> dict[str, Any]:
         if seal != _seal(manifest):
             raise ValueError("its own SHA-256 differs")
         files, meta = manifest["files"], manifest["meta"]
-    except (OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged or missing ({error})") from None
     for name, digest in files.items():
         try:

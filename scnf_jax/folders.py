@@ -110,7 +110,10 @@ def read_settings(folder: Path) -> Settings:
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text())
-        return Settings(content["config"], content["data"], content.get("command", ""))
+        groups = content["config"], content["data"]
+        if not all(isinstance(group, dict) for group in groups):
+            raise TypeError("config and data are no groups of settings")
+        return Settings(*groups, content.get("command", ""))
     except FileNotFoundError:
         raise ValueError(
             f"{folder}: expected a run folder, found no config.json; train one with "

@@ -2,6 +2,7 @@
 
 import math
 import os
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,11 +98,11 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     try:
         keys = ("event_shape", "num_classes", "num_levels")
         event_shape, num_classes, num_levels = (settings.data[key] for key in keys)
+        event_shape, num_classes = tuple(map(index, event_shape)), index(num_classes)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path / 'config.json'}: expected a run's settings, got a damaged file ({error})"
         ) from None
-    event_shape = tuple(event_shape)
     model = build_model(options.model, event_shape, num_classes)
     x = jax.ShapeDtypeStruct((options.init_batch_size, *event_shape), np.float32)
     target = jax.eval_shape(model.init, jax.random.key(0), x)

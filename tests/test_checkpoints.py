@@ -91,6 +91,15 @@ def test_any_damaged_file_falls_back_loudly(tmp_path: Path, how: str) -> None:
         chex.assert_trees_all_equal(restored, state(10.0))
 
 
+@pytest.mark.parametrize("content", ["[]", "[1, 2]", "null", "{}"])
+def test_a_manifest_that_is_none_falls_back(tmp_path: Path, content: str) -> None:
+    saved(tmp_path, 10, 20)
+    (tmp_path / "20" / "manifest.json").write_text(content)
+    with pytest.warns(RuntimeWarning, match="passed over: .*20/manifest.json"):
+        restored, _ = checkpoints.restore_latest(tmp_path, state(0.0))
+    chex.assert_trees_all_equal(restored, state(10.0))
+
+
 def test_all_damaged_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     saved(tmp_path, 10)
     damage(tmp_path / "10" / "manifest.json", "half")

@@ -37,6 +37,7 @@ TINY: dict[str, Any] = {
     "model": {"name": "vector", "steps": 1, "head_steps": 1, "hidden": [8], "coupling": "affine"},
     "optimizer": {"ema_decay": 0.9},
 }
+DATA = {"event_shape": [2], "num_classes": 2, "num_levels": None}
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -320,6 +321,21 @@ def test_load_run_without_a_run(tmp_path: Path) -> None:
         scnf_jax.load_run(tmp_path)
     runs.prepare(TINY, tmp_path)
     with pytest.raises(scnf_jax.checkpoints.CheckpointError, match="no checkpoint yet"):
+        scnf_jax.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *([], {"config": None}, {"config": [1]}, {"data": None}),
+        *({"data": {**DATA, "event_shape": value}} for value in (None, 2, "ab")),
+        {"data": {**DATA, "num_classes": None}},
+    ],
+)
+def test_damaged_settings_are_an_error_that_names_the_file(tmp_path: Path, damage: Any) -> None:
+    content = {"config": TINY, "data": DATA} | damage if damage else damage
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"config.json: expected a run's settings, got a damaged"):
         scnf_jax.load_run(tmp_path)
 
 
