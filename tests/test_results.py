@@ -162,7 +162,9 @@ def test_every_row_has_a_config(config: str) -> None:
     assert f"python train.py --config={path}" in str(module.__doc__)
 
 
-@pytest.mark.parametrize("case", ["no run", "damaged", "nothing", "no command", "export"])
+@pytest.mark.parametrize(
+    "case", ["no run", "{", "[]", "{}", '"a"', '{"command": 1}', "nothing", "no command", "export"]
+)
 def test_bad_input_is_one_line_and_exit_code_2(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,9 +172,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     arguments = ["table", "--records", str(records), "--output", str(tmp_path / "R.md")]
     if case == "no run":
         arguments.append(str(tmp_path))
-    elif case == "damaged":
+    elif case[0] in '{["':
         records.mkdir()
-        (records / "a.json").write_text("{")
+        (records / "a.json").write_text(case)
     elif case == "no command":
         arguments.append(str(make_run(tmp_path / "a", "", 0, status="finished")))
     elif case == "export":

@@ -298,9 +298,14 @@ def write_table(folder: Path, path: Path) -> int:
     records = []
     for file in sorted(folder.glob("*.json")):
         try:
-            records.append(json.loads(file.read_text()))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file}: expected a run's record, got {error}") from None
+            record = json.loads(file.read_text())
+            _line(Row("", ""), [record])  # has all that a line needs
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file}: expected a run's record, got a damaged one ({error}); write it again "
+                "with python -m scnf_jax table RUN"
+            ) from None
+        records.append(record)
     if not records:
         raise ValueError(
             f"{folder}: expected records of runs, found none; name run folders, as in "
