@@ -354,6 +354,20 @@ def test_a_report_holds_everything(
     assert outliers["auroc"]["test set, inversion"]["log_prob"] > 0.9
 
 
+def test_one_class_has_nothing_to_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, folder = tmp_path / "zeros.npz", tmp_path / "run"
+    x, y = DIGITS.train_x[DIGITS.train_y == 0][:60], np.zeros(60, np.int32)
+    np.savez(path, x_train=x, y_train=y, x_test=x[:30], y_test=y[:30])
+    runs.train(runs.prepare(CONFIG | {"dataset": str(path), "num_labelled": 0}, folder))
+    say(capsys, "report", folder)
+    page = (folder / "report.html").read_text()
+    assert "Not measured: the probes need two classes" in page
+    assert 'id="Outliers"' in page
+    assert 'id="Relabelling"' not in page
+    for words in (("leak", folder), ("relabel", folder, "--check", f"--output={tmp_path}/r.png")):
+        assert "expected a model of at least two classes" in complain(capsys, *words)
+
+
 def test_outliers_of_a_users_own(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,11 +163,14 @@ def measure_leak(
       Accuracies with intervals, and bounds on the information.
 
     Raises:
-      ValueError: where probes would have fewer than 20 objects.
+      ValueError: for a model of one class, and where probes would have fewer than 20 objects.
 
     References:
       Atanov et al. 2019, section 4 (obfuscation), https://arxiv.org/abs/1905.00505
     """
+    num_classes = engine.run.num_classes
+    if num_classes < 2:
+        raise ValueError("leak: expected a model of at least two classes, got one")
     known = at_most(max_train, np.flatnonzero(dataset.train_y >= 0))
     others = at_most(max_test, np.arange(len(dataset.test_y)))
     if min(len(known), len(others)) < MIN_OBJECTS:
@@ -179,7 +182,6 @@ def measure_leak(
         (take(dataset.train_x, known), dataset.train_y[known]),
         (dataset.test_x[others], dataset.test_y[others]),
     )
-    num_classes = engine.run.num_classes
     encoded = [_representations(engine, x, y) for x, y in parts]
     results: dict[str, dict[str, ProbeResult]] = {}
     for name in REPRESENTATIONS:

@@ -65,7 +65,12 @@ def relabelling_acceptance(engine: Engine, dataset: Dataset, max_objects: int) -
 
     Returns:
       How many are accepted, and how good the judge is.
+
+    Raises:
+      ValueError: for a model of one class.
     """
+    if engine.run.num_classes < 2:
+        raise ValueError("relabel: expected a model of at least two classes, got one")
     from sklearn.svm import SVC
 
     known = at_most(_MAX_TRAIN, np.flatnonzero(dataset.train_y >= 0))

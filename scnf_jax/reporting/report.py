@@ -54,7 +54,7 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
 
     Beside the page are the records and the figures that it shows: ``evaluation.json``,
     ``leak.json``, ``relabelling.json``, ``outliers.json``, and PNG files. Of a model without a
-    density there are the classes and the curves.
+    density there are the classes and the curves; one of a single class has no leak or relabelling.
 
     Args:
       engine: of the model.
@@ -92,8 +92,9 @@ def write_report(engine: Engine, dataset: Dataset, max_objects: int) -> Path:
 
 
 def _leak(engine: Engine, dataset: Dataset, max_objects: int) -> dict[str, Any] | None:
-    """Measures what latents tell of the class; None where there are too few objects."""
-    if min((dataset.train_y >= 0).sum(), len(dataset.test_y)) < MIN_OBJECTS:
+    """Measures what latents tell of the class; None where there are too few objects or classes."""
+    few = min((dataset.train_y >= 0).sum(), len(dataset.test_y)) < MIN_OBJECTS
+    if few or engine.run.num_classes < 2:
         return None
     leak = leak_record(measure_leak(engine, dataset, max_objects, max_objects))
     write_json(engine.run.folder / "leak.json", leak)
@@ -102,19 +103,21 @@ def _leak(engine: Engine, dataset: Dataset, max_objects: int) -> dict[str, Any] 
 
 def _of_images(engine: Engine, dataset: Dataset, max_objects: int) -> list[str]:
     """The sections that a flow of images has beside."""
-    folder = engine.run.folder
-    accepted = relabelling_acceptance(engine, dataset, min(max_objects, 500))._asdict()
-    write_json(folder / "relabelling.json", accepted)
+    folder, parts = engine.run.folder, []
+    if engine.run.num_classes > 1:
+        accepted = relabelling_acceptance(engine, dataset, min(max_objects, 500))._asdict()
+        write_json(folder / "relabelling.json", accepted)
+        parts.append(_section("Relabelling", to_html(acceptance_text(accepted))))
     outliers = outlier_study(engine, dataset, {}, max_objects, folder)
     write_json(folder / "outliers.json", outliers)
     drawn = _pictures(folder, {"densities.png": "Density of the test set and of others."})
-    return [
-        _section("Relabelling", to_html(acceptance_text(accepted))),
-        _section("Outliers", to_html(outlier_table(outliers)) + drawn),
-    ]
+    return [*parts, _section("Outliers", to_html(outlier_table(outliers)) + drawn)]
 
 
-_NO_LEAK = f"Not measured: the probes need {MIN_OBJECTS} train and test objects with a known label."
+_NO_LEAK = (
+    f"Not measured: the probes need two classes, and {MIN_OBJECTS} train and test objects with a "
+    "known label."
+)
 _CAPTIONS = (
     "Confidence against accuracy: bars below the line are too sure of themselves.",
     "Test objects by true and predicted class.",
