@@ -20,7 +20,8 @@ class LabelOptions:
       seed: of all randomness of training.
       label_seed: decides which labels stay; None: ``seed``.
       label_file: CSV of labels that were given by hand, beside those that stay; see
-        :func:`~scnf_jax.data.read_answers`. ``{seed}`` in it stands for ``seed``. None: none.
+        :func:`~scnf_jax.data.read_answers`. ``{seed}`` in it stands for ``seed``. None or
+        empty: none.
       validation_size: train objects that take the place of the test set, so that
         settings can be chosen without test labels; 0: the test set.
     """
@@ -37,7 +38,7 @@ class LabelOptions:
         check_range("label_seed", self.resolved_label_seed, 0, 2**32 - 1)
         check_range("num_labelled", self.num_labelled, 0)
         check_range("validation_size", self.validation_size, 0)
-        if self.label_file is not None and self.validation_size:
+        if self.label_file and self.validation_size:
             raise ValueError(
                 "label_file: expected validation_size 0, since the rows of a file count all train "
                 f"objects; got {self.validation_size}"
@@ -50,8 +51,8 @@ class LabelOptions:
 
     @property
     def resolved_label_file(self) -> str | None:
-        """The file of labels that were given by hand."""
-        return self.label_file and self.with_seed(self.label_file)
+        """The file of labels that were given by hand; None where there is none."""
+        return self.with_seed(self.label_file) if self.label_file else None
 
     def with_seed(self, path: str) -> str:
         """A path with ``seed`` in the place of ``{seed}``."""

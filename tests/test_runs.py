@@ -288,6 +288,10 @@ def test_missing_setting(tmp_path: Path) -> None:
         runs.prepare(config, tmp_path)
 
 
+def test_an_empty_label_file_is_none(tmp_path: Path) -> None:
+    runs.prepare(TINY | {"label_file": "", "validation_size": 100}, tmp_path)
+
+
 def test_the_folder_of_a_baseline_is_no_model(tmp_path: Path) -> None:
     config = {"dataset": "moons", "num_labelled": 10, "baseline": {"name": "supervised_svc"}}
     run_baseline(config, tmp_path)

@@ -199,7 +199,7 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
             f"--config.dataset={options.dataset} --config.num_labelled={options.num_labelled} "
             f"--config.label_seed={options.resolved_label_seed}"
         )
-        if options.label_file is not None:
+        if options.label_file:
             command += " " + shlex.quote(f"--config.label_file={options.resolved_label_file}")
         return (
             "<p>No baseline on the same labels lies beside this run. To have them here, run "
