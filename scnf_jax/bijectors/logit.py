@@ -13,8 +13,8 @@ def logit(alpha: float = 0.05) -> Bijector:
         p = (1 - \alpha) x + \alpha / 2, \qquad z = \log \frac{p}{1 - p}, \qquad
         \log \frac{dz}{dx} = \log (1 - \alpha) - \log p - \log (1 - p)
 
-    Outside of the open interval where ``0 < p < 1``, ``p`` is clipped: the value and
-    its gradient stay finite there, and the map is not invertible.
+    ``p`` is clipped to ``[eps, 1 - eps]``, with the machine's ``eps``: the value and its
+    gradient stay finite further out, and the map is not invertible there.
 
     Args:
       alpha: how much of the interval is kept free at both ends together, in (0, 1).
