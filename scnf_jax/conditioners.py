@@ -9,7 +9,7 @@ starts its last layer at zero.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from flax import nnx
 from scnf_jax.bijectors.actnorm import channel_moments
 from scnf_jax.bijectors.base import Array, Conditioner, Params
 from scnf_jax.bijectors.shape import squeeze
-from scnf_jax.options import check_positive
+from scnf_jax.options import check_choice, check_positive
 
 Padding = Literal["zeros", "reflect"]
 _FEW_CHANNELS = 16
@@ -209,7 +209,8 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Convolves ``x [batch, H, W, C]``."""
+        """Convolves ``x [batch, H, W, C]``; ValueError for another padding."""
+        check_choice("padding", self.padding, get_args(Padding))
         channels = x.shape[-1]
         kernel = self.param(
             "kernel", self.kernel_init, (3, 3, channels, self.features), jnp.float32

@@ -76,6 +76,13 @@ def test_conv3x3_is_a_convolution(padding: str, channels: int, features: int) ->
     np.testing.assert_allclose(layer.apply(params, x), expected + bias, rtol=1e-4, atol=1e-5)
 
 
+def test_another_padding_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="padding: expected one of 'zeros', 'reflect', got 'wrong'"
+    ):
+        Conv3x3(2, padding="wrong").init(KEY, jnp.zeros((1, 4, 4, 2)))
+
+
 def test_off_cpu_it_runs_as_xla_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     x = jax.random.normal(KEY, (2, 5, 6, 3))
     layer = Conv3x3(4)
