@@ -147,6 +147,11 @@ def semi_conditional_flow(
         return z_f, tuple(z_aux), log_det
 
     def init(key: Array, x: Array) -> Params:
+        if any(isinstance(part, tuple) for part in (*z_aux, z_f)):
+            raise ValueError(
+                "semi_conditional_flow: expected a body with one array a level, got a multiscale "
+                "inside of another; give all levels to one"
+            )
         keys = dict(zip(("body", "head", "base"), jax.random.split(key, 3), strict=True))
         params: dict[str, Params] = {"body": body.init(keys["body"], x)}
         if embed_labels:

@@ -323,6 +323,12 @@ def test_bad_model_settings(settings: dict[str, object], message: str) -> None:
         semi_conditional_flow(bj.identity(), bj.identity(), **settings)  # type: ignore[arg-type]
 
 
+def test_a_multiscale_inside_of_another_is_no_body() -> None:
+    body = bj.multiscale(bj.identity(), bj.multiscale(bj.identity(), bj.identity()))
+    with pytest.raises(ValueError, match="expected a body with one array a level"):
+        semi_conditional_flow(body, bj.identity(), 2).init(KEY, jnp.zeros((2, 8)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

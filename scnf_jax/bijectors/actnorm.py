@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from scnf_jax.bijectors.base import Array, Bijector, Event, Params, positions
+from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_event, positions
+from scnf_jax.options import check_range
 
 
 def channel_moments(x: Array, epsilon: float = 1e-6) -> tuple[Array, Array]:
@@ -42,12 +43,17 @@ def actnorm(epsilon: float = 1e-6) -> Bijector:
     Returns:
       A bijector on ``[batch, ..., C]`` with params ``bias [C]`` and ``log_scale [C]``.
 
+    Raises:
+      ValueError: if ``epsilon`` is negative or not finite; by ``init``, for a batch of no objects.
+
     References:
       Kingma, Dhariwal 2018, "Glow", section 3.1, https://arxiv.org/abs/1807.03039
     """
+    check_range("actnorm: epsilon", epsilon, 0.0)
 
     def init(key: Array, x: Event, context: Array | None = None) -> Params:
         del key, context
+        check_event("actnorm", x.shape[0] > 0, "[batch, ..., C] with objects to start from", x)
         mean, scale = channel_moments(x, epsilon)
         return {"bias": mean, "log_scale": -jnp.log(scale)}
 

@@ -77,7 +77,7 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
     r"""Applies ``num`` copies with parameters of their own, as one ``lax.scan``.
 
     The parameters are stacked along a new leading axis, so compile time does not
-    grow with ``num``. The bijector must keep the shape of its input.
+    grow with ``num``. The bijector must keep the shape and the dtype of its input.
 
     What a gradient needs of the forward pass is kept in one of three ways:
 
@@ -106,7 +106,8 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
       A bijector whose params have leaves ``[num, ...]``.
 
     Raises:
-      ValueError: if ``num < 1``, or ``memory`` is unknown.
+      ValueError: if ``num < 1``, or ``memory`` is unknown; at trace time, where the bijector
+        gives another shape or dtype.
 
     References:
       Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost",
@@ -124,7 +125,9 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
     def init(key: Array, x: Event, context: Array | None = None) -> Params:
         def step(x: Event, step_key: Array) -> tuple[Event, Params]:
             params = bijector.init(step_key, x, context)
-            return bijector.forward(params, x, context)[0], params
+            y, _ = bijector.forward(params, x, context)
+            _check_kept(x, y)
+            return y, params
 
         return jax.lax.scan(step, x, jax.random.split(key, num))[1]
 
@@ -133,6 +136,7 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
             def step(carry: tuple[Event, Array], layer: Params) -> tuple[tuple[Event, Array], None]:
                 x, total = carry
                 y, log_det = apply(layer, x, context)
+                _check_kept(x, y)
                 return (y, total + log_det), None
 
             if memory == "recompute":
@@ -186,6 +190,18 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
     return Bijector(init, forward, inverse)
 
 
+def _check_kept(x: Event, y: Event) -> None:
+    """Raises ValueError unless ``y`` has the dtype and the shape of ``x``."""
+    before, after = (
+        ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(event))
+        for event in (x, y)
+    )
+    if before != after:
+        raise ValueError(
+            f"repeat: expected a part that keeps dtype and shape, {before}, got {after}"
+        )
+
+
 def invert(bijector: Bijector) -> Bijector:
     """Swaps the two directions, for maps defined from latent to data.
 
@@ -212,7 +228,7 @@ def multiscale(*levels: Bijector) -> Bijector:
 
     Raises:
       ValueError: without levels; at trace time, where a level that is split has an
-        odd number of channels.
+        odd number of channels, or is a multiscale itself.
 
     References:
       Dinh, Sohl-Dickstein, Bengio 2017, "Density estimation using Real NVP",
@@ -223,7 +239,12 @@ def multiscale(*levels: Bijector) -> Bijector:
     if len(levels) == 1:
         return levels[0]
 
-    def split(h: Array) -> tuple[Array, Array]:
+    def split(h: Event) -> tuple[Array, Array]:
+        if isinstance(h, tuple):
+            raise ValueError(
+                f"multiscale: expected one array of every level but the last, got {len(h)}; give "
+                "all levels to one multiscale"
+            )
         channels = h.shape[-1]
         check_event("multiscale", channels % 2 == 0, "[..., C] with an even C", h)
         return h[..., : channels // 2], h[..., channels // 2 :]

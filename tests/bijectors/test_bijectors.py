@@ -252,6 +252,17 @@ def test_shapes_that_do_not_fit(layer: bj.Bijector, shape: tuple[int, ...], mess
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(trace, jnp.zeros(shape))
 
+        (
+            bj.multiscale(bj.multiscale(bj.identity(), bj.identity()), bj.identity()),
+            (2, 8),
+            "multiscale: expected one array .* got 2",
+        ),
+        (
+            bj.repeat(bj.squeeze(), 2),
+            (2, 4, 4, 1),
+            r"repeat: .*\[2, 4, 4, 1\], got .*\[2, 2, 2, 4\]",
+        ),
+        (bj.actnorm(), (0, 3), r"actnorm: expected .* objects to start from, got \(0, 3\)"),
 
 def repeated(memory: str, num: int, unroll: int = 1) -> bj.Bijector:
     step = bj.chain(bj.actnorm(), bj.invertible_linear("lu"), bj.affine_coupling(mlp(4)))
@@ -266,6 +277,16 @@ def test_repeat_has_the_same_gradients_whatever_it_keeps(memory: str, backwards:
     params = perturbed(repeated("store", 5).init(KEY, x, contexts[:1]))
 
     def gradients(kept: str) -> tuple[jax.Array, object]:
+@pytest.mark.parametrize("memory", ["store", "recompute", "invert"])
+def test_what_repeat_maps_keeps_its_dtype(memory: str) -> None:
+    layer, x = bj.repeat(bj.actnorm(), 2, memory=memory), normal(4, 2)
+    params = layer.init(KEY, x)
+    with pytest.raises(ValueError, match=r"repeat: .* bfloat16\[4, 2\], got float32\[4, 2\]"):
+        layer.forward(params, x.astype(jnp.bfloat16))
+    with pytest.raises(ValueError, match=r"repeat: .* int32\[4, 2\], got float32\[4, 2\]"):
+        layer.init(KEY, x.astype(jnp.int32))
+
+
         layer = repeated(kept, 5)
         apply = layer.inverse if backwards else layer.forward
 
