@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from scnf_jax.bijectors.base import Array, Bijector, Event, Params
 from scnf_jax.densities import Density, diagonal_normal
+from scnf_jax.options import check_positive
 
 
 class Latents(NamedTuple):
@@ -123,8 +124,9 @@ def semi_conditional_flow(
       The model; see :class:`SemiConditionalFlow`.
 
     Raises:
-      ValueError: if ``num_classes < 1``, or ``class_probs`` has another length, a
-        number that is not positive, or another sum.
+      ValueError: if ``num_classes < 1`` or ``label_batch < 1``, or ``class_probs`` has another
+        length, a number that is not positive, or another sum; at trace time, where ``body`` gives
+        tuples inside of its tuple.
 
     References:
       Atanov et al. 2019, "Semi-Conditional Normalizing Flows for Semi-Supervised
@@ -132,6 +134,7 @@ def semi_conditional_flow(
     """
     if num_classes < 1:
         raise ValueError(f"semi_conditional_flow: expected num_classes >= 1, got {num_classes}")
+    check_positive("semi_conditional_flow: label_batch", label_batch)
     log_prior = _log_class_probs(class_probs, num_classes)
     base = density if density is not None else diagonal_normal()
 
@@ -255,11 +258,13 @@ def semi_conditional_flow(
 
 
 def _log_class_probs(class_probs: Sequence[float] | None, num_classes: int) -> tuple[float, ...]:
-    probs = [1.0 / num_classes] * num_classes if class_probs is None else list(class_probs)
+    given = [1.0 / num_classes] * num_classes if class_probs is None else class_probs
+    probs = [float(p) for p in given]  # a sum in float32 would be off for many classes
     fits = len(probs) == num_classes and all(p > 0 for p in probs)
     if not fits or abs(sum(probs) - 1.0) > 1e-6:
         raise ValueError(
             f"semi_conditional_flow: expected class_probs of {num_classes} positive numbers "
-            f"with sum 1, got {probs}"
+            f"with sum 1, got {len(probs)} with sum {sum(probs):.9g}, the least "
+            f"{min(probs, default=0.0):.9g}"
         )
     return tuple(math.log(p) for p in probs)

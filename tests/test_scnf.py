@@ -314,13 +314,19 @@ def test_nnx_state_that_is_not_trained_is_refused() -> None:
     ("settings", "message"),
     [
         ({"num_classes": 0}, "num_classes >= 1, got 0"),
-        ({"num_classes": 2, "class_probs": (0.5, 0.6)}, "sum 1"),
+        ({"num_classes": 2, "class_probs": (0.5, 0.6)}, "sum 1, got 2 with sum 1.1, the least 0.5"),
         ({"num_classes": 2, "class_probs": (1.0,)}, "2 positive numbers"),
+        ({"num_classes": 2, "label_batch": 0}, "label_batch: expected an integer >= 1, got 0"),
     ],
 )
 def test_bad_model_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         semi_conditional_flow(bj.identity(), bj.identity(), **settings)  # type: ignore[arg-type]
+
+
+def test_class_probabilities_may_be_float32() -> None:
+    probs = np.full(1000, 1 / 1000, np.float32)
+    semi_conditional_flow(bj.identity(), bj.identity(), 1000, class_probs=probs)
 
 
 def test_a_multiscale_inside_of_another_is_no_body() -> None:
