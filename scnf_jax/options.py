@@ -32,6 +32,12 @@ def check_range(field: str, value: float, low: float, high: float = float("inf")
         raise ValueError(f"{field}: expected a number >= {low}{upper}, got {value!r}")
 
 
+def check_above_zero(field: str, value: float) -> None:
+    """Raises ValueError unless ``value > 0``; NaN and infinity are refused."""
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"{field}: expected a finite number > 0, got {value!r}")
+
+
 def check_positive(field: str, value: int) -> None:
     """Raises ValueError unless ``value`` is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:

@@ -147,14 +147,14 @@ def semi_conditional_flow(
     def run_body(params: Params, x: Array) -> tuple[Array, tuple[Array, ...], Array]:
         z, log_det = body.forward(params["body"], x)
         *z_aux, z_f = z if isinstance(z, tuple) else (z,)
-        return z_f, tuple(z_aux), log_det
-
-    def init(key: Array, x: Array) -> Params:
         if any(isinstance(part, tuple) for part in (*z_aux, z_f)):
             raise ValueError(
                 "semi_conditional_flow: expected a body with one array a level, got a multiscale "
                 "inside of another; give all levels to one"
             )
+        return z_f, tuple(z_aux), log_det
+
+    def init(key: Array, x: Array) -> Params:
         keys = dict(zip(("body", "head", "base"), jax.random.split(key, 3), strict=True))
         params: dict[str, Params] = {"body": body.init(keys["body"], x)}
         if embed_labels:

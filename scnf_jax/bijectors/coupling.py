@@ -16,6 +16,7 @@ from scnf_jax.bijectors.base import (
     check_event,
     sum_event,
 )
+from scnf_jax.options import check_above_zero, check_range
 
 Split = Literal["channels", "checkerboard"]
 Scale = Literal["sigmoid", "exp"]
@@ -181,13 +182,13 @@ def affine_coupling(
       A bijector; see :func:`coupling`.
 
     Raises:
-      ValueError: if ``scale`` is unknown or ``max_log_scale`` not positive; else as
-        :func:`coupling`.
+      ValueError: if ``scale`` is unknown, ``epsilon`` negative or ``max_log_scale`` not positive,
+        or one of them not finite; else as :func:`coupling`.
     """
     if scale not in ("sigmoid", "exp"):
         raise ValueError(f"affine_coupling: expected scale 'sigmoid' or 'exp', got {scale!r}")
-    if not max_log_scale > 0:
-        raise ValueError(f"affine_coupling: expected max_log_scale > 0, got {max_log_scale}")
+    check_range("affine_coupling: epsilon", epsilon, 0.0)
+    check_above_zero("affine_coupling: max_log_scale", max_log_scale)
 
     def log_scale(raw: Array) -> Array:
         if scale == "exp":

@@ -8,6 +8,7 @@ from jax.scipy.special import ndtr, ndtri
 from jax.typing import DTypeLike
 
 from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_event, sum_event
+from scnf_jax.options import check_above_zero
 
 
 def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) -> Bijector:
@@ -43,7 +44,7 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
       An elementwise bijector with params ``logits [*event, B]``.
 
     Raises:
-      ValueError: for fewer bins than 2, or a prior count that is not positive.
+      ValueError: for fewer bins than 2, or a prior count that is not positive and finite.
 
     References:
       Laparra, Camps-Valls, Malo 2011, "Iterative Gaussianization: from ICA to Random
@@ -52,10 +53,7 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
     """
     if num_bins < 2:
         raise ValueError(f"marginal_gaussianization: expected at least 2 bins, got {num_bins}")
-    if not prior_count > 0:
-        raise ValueError(
-            f"marginal_gaussianization: expected a prior_count above 0, got {prior_count}"
-        )
+    check_above_zero("marginal_gaussianization: prior_count", prior_count)
 
     def bin_of(x: Array) -> Array:
         bins = jnp.clip(jnp.floor(num_bins * jax.lax.stop_gradient(x)), 0, num_bins - 1)

@@ -8,6 +8,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from scnf_jax.bijectors.base import Array, Bijector, Event, Params, positions
+from scnf_jax.options import check_positive
 
 Kind = Literal["full", "lu", "qr", "householder"]
 Start = Literal["rotation", "identity"]
@@ -184,7 +185,8 @@ def invertible_linear(
       A bijector on ``[batch, ..., C]``.
 
     Raises:
-      ValueError: if ``kind`` or ``start`` is unknown.
+      ValueError: if ``kind`` or ``start`` is unknown, or ``num_reflections`` below 1; by ``init``,
+        if it is odd and ``start`` is ``identity``.
 
     References:
       Kingma, Dhariwal 2018, "Glow", section 3.2, https://arxiv.org/abs/1807.03039;
@@ -196,6 +198,8 @@ def invertible_linear(
         raise ValueError(
             f"invertible_linear: expected start 'rotation' or 'identity', got {start!r}"
         )
+    if num_reflections is not None:
+        check_positive("invertible_linear: num_reflections", num_reflections)
     if kind == "full":
         weight = _full(start)
     elif kind == "lu":

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from scnf_jax.bijectors.base import Array, Bijector, Conditioner
 from scnf_jax.bijectors.coupling import Split, Transform, coupling
+from scnf_jax.options import check_above_zero
 
 _MIN_BIN = 1e-3
 _MIN_SLOPE = 1e-3
@@ -119,7 +120,8 @@ def spline_coupling(
       A bijector; see :func:`~scnf_jax.bijectors.coupling.coupling`.
 
     Raises:
-      ValueError: if ``num_bins < 2`` or ``bound <= 0``; else as the coupling.
+      ValueError: if ``num_bins < 2``, or ``bound`` is not positive and finite; else as the
+        coupling.
 
     References:
       Durkan et al. 2019, "Neural Spline Flows", section 3.1,
@@ -127,6 +129,5 @@ def spline_coupling(
     """
     if not 2 <= num_bins < 1.0 / _MIN_BIN:
         raise ValueError(f"spline_coupling: expected 2 <= num_bins < 1000, got {num_bins}")
-    if bound <= 0.0:
-        raise ValueError(f"spline_coupling: expected bound > 0, got {bound}")
+    check_above_zero("spline_coupling: bound", bound)
     return coupling(spline_transform(num_bins, bound), conditioner, split, swap)

@@ -218,12 +218,25 @@ def test_mixture_inverse_gradient_is_implicit_gradient() -> None:
         (lambda: bj.invertible_linear("svd"), "expected kind"),
         (lambda: bj.invertible_linear("full", "random"), "expected start"),
         (lambda: bj.affine_coupling(mlp(2), scale="tanh"), "expected scale"),
-        (lambda: bj.affine_coupling(mlp(2), max_log_scale=0.0), "max_log_scale > 0, got 0.0"),
-        (lambda: bj.affine_coupling(mlp(2), max_log_scale=-1.0), "max_log_scale > 0, got -1.0"),
-        (lambda: bj.affine_coupling(mlp(2), max_log_scale=float("nan")), "got nan"),
+        *(
+            (
+                lambda m=m: bj.affine_coupling(mlp(2), max_log_scale=m),
+                f"max_log_scale: .* > 0, got {m}",
+            )
+            for m in (0.0, -1.0, np.nan, np.inf)
+        ),
+        *(
+            (lambda b=b: bj.spline_coupling(mlp(2), bound=b), f"bound: .* number > 0, got {b}")
+            for b in (0.0, np.nan, np.inf)
+        ),
+        (lambda: bj.affine_coupling(mlp(2), epsilon=-1.0), "affine_coupling: epsilon: expected"),
+        (lambda: bj.actnorm(np.nan), "actnorm: epsilon: expected a number >= 0.0, got nan"),
+        (
+            lambda: bj.invertible_linear("qr", num_reflections=-1),
+            "num_reflections: expected an int",
+        ),
         (lambda: bj.affine_coupling(mlp(2), split="rows"), "expected split"),
         (lambda: bj.spline_coupling(mlp(2), num_bins=1), "expected 2 <= num_bins"),
-        (lambda: bj.spline_coupling(mlp(2), bound=0.0), "expected bound > 0"),
         (lambda: bj.mixture_coupling(mlp(2), num_components=0), "num_components >= 1"),
     ],
 )
@@ -239,6 +252,17 @@ def test_bad_settings(make: object, message: str) -> None:
         (bj.flatten((2, 2)), (2, 4), r"flatten: expected .*\[batch, 2, 2\], got \(2, 4\)"),
         (bj.permute((1, 0)), (2, 3), r"permute: expected .*2\], got \(2, 3\)"),
         (bj.multiscale(bj.identity(), bj.identity()), (2, 3), "even C"),
+        (
+            bj.multiscale(bj.multiscale(bj.identity(), bj.identity()), bj.identity()),
+            (2, 8),
+            "multiscale: expected one array .* got 2",
+        ),
+        (
+            bj.repeat(bj.squeeze(), 2),
+            (2, 4, 4, 1),
+            r"repeat: .*\[2, 4, 4, 1\], got .*\[2, 2, 2, 4\]",
+        ),
+        (bj.actnorm(), (0, 3), r"actnorm: expected .* objects to start from, got \(0, 3\)"),
         (bj.affine_coupling(mlp(2)), (2, 1), "C >= 2"),
         (bj.affine_coupling(mlp(2), split="checkerboard"), (2, 4), r"\[batch, H, W, C\]"),
         (bj.affine_coupling(mlp(3)), (2, 4), "expected 4 output channels .* got 3"),
@@ -252,17 +276,16 @@ def test_shapes_that_do_not_fit(layer: bj.Bijector, shape: tuple[int, ...], mess
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(trace, jnp.zeros(shape))
 
-        (
-            bj.multiscale(bj.multiscale(bj.identity(), bj.identity()), bj.identity()),
-            (2, 8),
-            "multiscale: expected one array .* got 2",
-        ),
-        (
-            bj.repeat(bj.squeeze(), 2),
-            (2, 4, 4, 1),
-            r"repeat: .*\[2, 4, 4, 1\], got .*\[2, 2, 2, 4\]",
-        ),
-        (bj.actnorm(), (0, 3), r"actnorm: expected .* objects to start from, got \(0, 3\)"),
+
+@pytest.mark.parametrize("memory", ["store", "recompute", "invert"])
+def test_what_repeat_maps_keeps_its_dtype(memory: str) -> None:
+    layer, x = bj.repeat(bj.actnorm(), 2, memory=memory), normal(4, 2)
+    params = layer.init(KEY, x)
+    with pytest.raises(ValueError, match=r"repeat: .* bfloat16\[4, 2\], got float32\[4, 2\]"):
+        layer.forward(params, x.astype(jnp.bfloat16))
+    with pytest.raises(ValueError, match=r"repeat: .* int32\[4, 2\], got float32\[4, 2\]"):
+        layer.init(KEY, x.astype(jnp.int32))
+
 
 def repeated(memory: str, num: int, unroll: int = 1) -> bj.Bijector:
     step = bj.chain(bj.actnorm(), bj.invertible_linear("lu"), bj.affine_coupling(mlp(4)))
@@ -277,16 +300,6 @@ def test_repeat_has_the_same_gradients_whatever_it_keeps(memory: str, backwards:
     params = perturbed(repeated("store", 5).init(KEY, x, contexts[:1]))
 
     def gradients(kept: str) -> tuple[jax.Array, object]:
-@pytest.mark.parametrize("memory", ["store", "recompute", "invert"])
-def test_what_repeat_maps_keeps_its_dtype(memory: str) -> None:
-    layer, x = bj.repeat(bj.actnorm(), 2, memory=memory), normal(4, 2)
-    params = layer.init(KEY, x)
-    with pytest.raises(ValueError, match=r"repeat: .* bfloat16\[4, 2\], got float32\[4, 2\]"):
-        layer.forward(params, x.astype(jnp.bfloat16))
-    with pytest.raises(ValueError, match=r"repeat: .* int32\[4, 2\], got float32\[4, 2\]"):
-        layer.init(KEY, x.astype(jnp.int32))
-
-
         layer = repeated(kept, 5)
         apply = layer.inverse if backwards else layer.forward
 
@@ -396,7 +409,9 @@ def test_gaussianization_maps_back_what_is_far_out() -> None:
         np.testing.assert_allclose(jnp.log(slope), other, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("bins", "prior", "message"), [(1, 1.0, "2 bins"), (4, 0.0, "above 0")])
+@pytest.mark.parametrize(
+    ("bins", "prior", "message"), [(1, 1.0, "2 bins"), (4, 0.0, "> 0"), (4, np.inf, "> 0")]
+)
 def test_gaussianization_refuses(bins: int, prior: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bj.marginal_gaussianization(bins, prior)
