@@ -16,7 +16,11 @@ standardises by itself; a run can also be asked by the words of ``python -m scnf
 from ml_collections import ConfigDict
 
 from configs import moons
-from scnf_jax.models.vector import default_noise, default_temperature
+from scnf_jax.models.vector import (
+    default_noise,
+    default_prior_precision,
+    default_temperature,
+)
 
 
 def get_config(num_features: str = "30") -> ConfigDict:
@@ -38,6 +42,7 @@ def get_config(num_features: str = "30") -> ConfigDict:
             "classification_weight": temperature,
             "consistency_weight": temperature,
             "temperature": temperature,
+            "prior_precision": default_prior_precision(int(num_features)),
         }
     )
     config.augment = {"noise": default_noise(int(num_features)), "likelihood": True}

@@ -22,7 +22,11 @@ from scnf_jax.losses import AugmentOptions, ObjectiveOptions
 from scnf_jax.metrics import log_posterior_of
 from scnf_jax.models import vector
 from scnf_jax.models.glow import CouplingName
-from scnf_jax.models.vector import default_noise, default_temperature
+from scnf_jax.models.vector import (
+    default_noise,
+    default_prior_precision,
+    default_temperature,
+)
 from scnf_jax.options import check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.training import (
@@ -87,6 +91,10 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
       consistency_weight: of the consistency.
       temperature: see above; None: an eighth of the number of features, at least 1. Both
         weights are multiplied by it, so that the terms' gradients keep their size.
+      prior_precision: of the normal prior ``N(0, 1 / prior_precision)`` on every parameter, whose
+        negative logarithm is divided by the number of samples, as ``MLPClassifier``'s ``alpha`` is.
+        It keeps the density of few samples from being overfitted to them; 0: no prior. None: half
+        the number of features, at most 4.
       random_state: seed of weights, order and noise.
 
     Attributes:
@@ -126,6 +134,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         classification_weight: float = 1.0,
         consistency_weight: float = 1.0,
         temperature: float | None = None,
+        prior_precision: float | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.steps = steps
@@ -140,6 +149,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         self.classification_weight = classification_weight
         self.consistency_weight = consistency_weight
         self.temperature = temperature
+        self.prior_precision = prior_precision
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "SCNFClassifier":
@@ -314,17 +324,18 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         for name in ("learning_rate", "classification_weight", "consistency_weight"):
             check_range(name, getattr(self, name), 0.0)
         check_range("labelled_share", self.labelled_share, 0.0, 1.0)
-        noise, temperature = self.noise, self.temperature
-        if noise is None:
-            noise = default_noise(architecture.num_features)
-        check_range("noise", noise, 0.0)
-        if temperature is None:
-            temperature = default_temperature(architecture.num_features)
-        check_range("temperature", temperature, 1e-6)
+        noise = self._or_default("noise", default_noise(architecture.num_features))
+        temperature = self._or_default(
+            "temperature", default_temperature(architecture.num_features), 1e-6
+        )
+        prior_precision = self._or_default(
+            "prior_precision", default_prior_precision(architecture.num_features)
+        )
         objective = ObjectiveOptions(
             classification_weight=self.classification_weight * temperature,
             consistency_weight=self.consistency_weight * temperature,
             temperature=temperature,
+            prior_precision=prior_precision,
         )
         optimizer = OptimizerOptions(
             learning_rate=self.learning_rate, schedule="cosine", clip_norm=5.0, ema_decay=0.99
@@ -339,6 +350,12 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
             objective,
             AugmentOptions(noise=noise, likelihood=bool(noise)),
         )
+
+    def _or_default(self, name: str, default: float, low: float = 0.0) -> float:
+        value = getattr(self, name)
+        value = default if value is None else value
+        check_range(name, value, low)
+        return float(value)
 
     def _checked(self, x: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -60,6 +60,10 @@ class ObjectiveOptions:
       temperature: divides ``log p(x, y)`` in all terms but the likelihood. A
         flow's posterior is nearly 0 or 1 long before it is right; at a temperature of
         some fraction of the number of dimensions these terms stay sensitive for longer.
+      prior_precision: ``tau`` of the normal prior ``N(0, 1 / tau)`` on every parameter, whose
+        ``tau / 2 ||params||^2`` nats are divided by the number of train objects, as their
+        likelihood is; 0: no prior. It is what keeps a density of few objects from being
+        overfitted to them. Metrics leave it out.
     """
 
     name: str = "sgd"
@@ -79,6 +83,7 @@ class ObjectiveOptions:
     sharpening: float = 1.0
     align_classes: bool = False
     temperature: float = 1.0
+    prior_precision: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("objective.name", self.name, ("sgd", "em"))
@@ -93,6 +98,7 @@ class ObjectiveOptions:
             "consistency_rampup",
             "refresh_from",
             "anneal_from",
+            "prior_precision",
         ):
             check_range(f"objective.{field}", getattr(self, field), 0.0)
         check_range("objective.confidence", self.confidence, 0.0, 1.0)

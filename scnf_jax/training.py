@@ -384,6 +384,11 @@ def make_trainer(
         named_share += jnp.maximum(1 - jnp.sum(named_share), 0.0) / model.num_classes
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        if objective.prior_precision:
+            precision = objective.prior_precision / data.num_objects
+            grads = jax.tree.map(
+                lambda g, p: g + precision.astype(p.dtype) * p, grads, state.params
+            )
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(optimizer.ema_decay, (1 + state.step) / (10 + state.step))

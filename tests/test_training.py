@@ -395,6 +395,22 @@ def test_weight_decay_is_coupled_and_clipping_is_off_unless_asked_for() -> None:
     assert OptimizerOptions().clip_norm == 0.0
 
 
+def test_a_prior_on_the_parameters_is_shared_by_the_objects() -> None:
+    data = make_data(X, Y, parallel.data_mesh(), capacity=64)  # padding is no object
+
+    def first_moment(precision: float) -> Any:
+        made, _ = trainer(objective=ObjectiveOptions(prior_precision=precision))
+        state = made.init(data)
+        moved, _ = jax.jit(made.step)(state, data)
+        return state.params, moved.opt_state[0].mu  # 0.1 of the first gradient
+
+    params, without = first_moment(0.0)
+    _, with_prior = first_moment(20.0)
+    expected = jax.tree.map(lambda mu, p: mu + 0.1 * 20.0 / len(X) * p, without, params)
+    chex.assert_trees_all_close(with_prior, expected, rtol=1e-4, atol=1e-6)
+    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(params)) > 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [

@@ -88,3 +88,11 @@ def default_noise(num_features: int) -> float:
 def default_temperature(num_features: int) -> float:
     """Temperature of the terms of the classes: an eighth of the features, at least 1."""
     return max(num_features / 8, 1.0)
+
+
+def default_prior_precision(num_features: int) -> float:
+    """Precision of the prior on the parameters: half the number of features, at most 4.
+
+    Two features take sharp bends, which need large weights; many are overfitted by such.
+    """
+    return min(num_features / 2, 4.0)
