@@ -15,11 +15,7 @@ words of ``python -m scnf_jax``.
 from ml_collections import ConfigDict
 
 from configs import moons
-from scnf_jax.models.vector import (
-    default_noise,
-    default_prior_precision,
-    default_temperature,
-)
+from scnf_jax.models.vector import default_noise, default_prior_precision, default_temperature
 
 
 def get_config(num_features: str = "30") -> ConfigDict:

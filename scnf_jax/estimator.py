@@ -22,11 +22,7 @@ from scnf_jax.losses import AugmentOptions, ObjectiveOptions
 from scnf_jax.metrics import log_posterior_of
 from scnf_jax.models import vector
 from scnf_jax.models.glow import CouplingName
-from scnf_jax.models.vector import (
-    default_noise,
-    default_prior_precision,
-    default_temperature,
-)
+from scnf_jax.models.vector import default_noise, default_prior_precision, default_temperature
 from scnf_jax.options import check_positive, check_range
 from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.training import (

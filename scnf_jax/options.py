@@ -35,7 +35,7 @@ def check_range(field: str, value: float, low: float, high: float = float("inf")
 def check_above_zero(field: str, value: float) -> None:
     """Raises ValueError unless ``value > 0``; NaN and infinity are refused."""
     if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise ValueError(f"{field}: expected a finite number > 0, got {value!r}")
+        raise ValueError(f"{field}: expected a number > 0, got {value!r}")
 
 
 def check_positive(field: str, value: int) -> None:

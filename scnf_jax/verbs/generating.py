@@ -11,6 +11,7 @@ from scnf_jax.analysis.relabelling import relabelled, relabelling_acceptance
 from scnf_jax.data.files import read_archive, read_array, write_png
 from scnf_jax.folders import made, write_arrays
 from scnf_jax.inference import LABEL_CHOICES, Engine
+from scnf_jax.options import check_above_zero
 from scnf_jax.reporting.pictures import drawable, plot_grid
 from scnf_jax.reporting.studies import acceptance_text
 from scnf_jax.verbs.common import (
@@ -47,8 +48,7 @@ def _sample(arguments: argparse.Namespace) -> str:
     num_classes = engine.run.num_classes
     if arguments.count < 1:
         raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
-    if not 0 < arguments.temperature < np.inf:
-        raise ValueError(f"temperature: expected a number > 0, got {arguments.temperature}")
+    check_above_zero("temperature", arguments.temperature)
     if arguments.label is not None:
         _check_label(arguments.label, num_classes)
     classes = range(num_classes) if arguments.label is None else [arguments.label]
