@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 
 from scnf_jax.bijectors.base import Array, Bijector, Event, Params
 from scnf_jax.densities import Density, diagonal_normal
-from scnf_jax.options import check_positive
+from scnf_jax.options import check_choice, check_positive
+
+_Named = Literal["equal", "learned"]
+ClassProbs = _Named | Sequence[float]
+_CLASS_LOGIT_SCALE = 4.0  # so that steps of the size that other parameters take reach rare classes
 
 
 class Latents(NamedTuple):
@@ -43,11 +47,12 @@ class SemiConditionalFlow(NamedTuple):
       head: the bijector that sees the label as context.
       num_classes: K.
       init: ``(key, x) -> params``, a dict with keys ``body``, ``head``, ``base`` and,
-        with a learned embedding, ``label_embedding``.
+        with a learned embedding, ``label_embedding``; with a learned p(y), ``class_logits``.
       log_joint: ``(params, x) -> [batch, K]``, ``log p(x, y = k)``.
       log_prob: ``(params, x, label=None) -> [batch]``: ``log p(x, y = label)`` where
         ``label >= 0``, the exact marginal ``log p(x)`` where it is -1 or None.
       log_posterior: ``(params, x) -> [batch, K]``, ``log p(y = k | x)``.
+      log_class_probs: ``params -> [K]``, ``log p(y = k)``.
       encode: ``(params, x, label=None) -> Latents``. Where the label is -1 or None, the
         object is encoded under its most likely label.
       decode: ``(params, latents, label) -> x``; from ``z_h`` and ``z_aux`` alone. With
@@ -64,6 +69,7 @@ class SemiConditionalFlow(NamedTuple):
     log_joint: Callable[[Params, Array], Array]
     log_prob: Callable[..., Array]
     log_posterior: Callable[[Params, Array], Array]
+    log_class_probs: Callable[[Params], Array]
     encode: Callable[..., Latents]
     decode: Callable[[Params, Latents, Array], Array]
     sample: _Sample
@@ -94,7 +100,7 @@ def semi_conditional_flow(
     num_classes: int,
     *,
     embed_labels: bool = False,
-    class_probs: Sequence[float] | None = None,
+    class_probs: ClassProbs = "equal",
     density: Density | None = None,
     label_batch: int = 128,
 ) -> SemiConditionalFlow:
@@ -115,7 +121,10 @@ def semi_conditional_flow(
       num_classes: K.
       embed_labels: whether the context is a learned row per label, which starts as the
         one-hot row, instead of the one-hot row itself.
-      class_probs: p(y), K positive numbers with sum 1; fixed. Default: 1/K each.
+      class_probs: p(y): ``equal``, 1/K each; K positive numbers with sum 1, fixed; or ``learned``
+        with all else, from 1/K each on. Objects without a label have a part in that by
+        ``log p(x)``, so that it tells how often a class is met, also where labels were asked for
+        in equal numbers.
       density: of the latents; default :func:`~scnf_jax.densities.diagonal_normal`.
       label_batch: labels that are mapped at a time. Above it, slices bound the memory, of
         gradients too, which compute every slice twice.
@@ -124,9 +133,9 @@ def semi_conditional_flow(
       The model; see :class:`SemiConditionalFlow`.
 
     Raises:
-      ValueError: if ``num_classes < 1`` or ``label_batch < 1``, or ``class_probs`` has another
-        length, a number that is not positive, or another sum; at trace time, where ``body`` gives
-        tuples inside of its tuple.
+      ValueError: if ``num_classes < 1`` or ``label_batch < 1``, or ``class_probs`` is another
+        word, has another length, a number that is not positive, or another sum; at trace time,
+        where ``body`` gives tuples inside of its tuple.
 
     References:
       Atanov et al. 2019, "Semi-Conditional Normalizing Flows for Semi-Supervised
@@ -135,7 +144,8 @@ def semi_conditional_flow(
     if num_classes < 1:
         raise ValueError(f"semi_conditional_flow: expected num_classes >= 1, got {num_classes}")
     check_positive("semi_conditional_flow: label_batch", label_batch)
-    log_prior = _log_class_probs(class_probs, num_classes)
+    log_fixed = _log_class_probs(class_probs, num_classes)
+    learned = isinstance(class_probs, str) and class_probs == "learned"
     base = density if density is not None else diagonal_normal()
 
     # What a program calls several times, for several views say, is traced once.
@@ -143,6 +153,11 @@ def semi_conditional_flow(
 
     def embedding(params: Params, dtype: jnp.dtype) -> Array:
         return params["label_embedding"] if embed_labels else jnp.eye(num_classes, dtype=dtype)
+
+    def log_class_probs(params: Params) -> Array:
+        if learned:
+            return jax.nn.log_softmax(_CLASS_LOGIT_SCALE * params["class_logits"])
+        return jnp.array(log_fixed)
 
     def run_body(params: Params, x: Array) -> tuple[Array, tuple[Array, ...], Array]:
         z, log_det = body.forward(params["body"], x)
@@ -159,6 +174,8 @@ def semi_conditional_flow(
         params: dict[str, Params] = {"body": body.init(keys["body"], x)}
         if embed_labels:
             params["label_embedding"] = jnp.eye(num_classes, dtype=x.dtype)
+        if learned:
+            params["class_logits"] = jnp.zeros(num_classes, x.dtype)
         z_f, z_aux, _ = run_body(params, x)
         context = embedding(params, x.dtype)[:1]
         params["head"] = head.init(keys["head"], z_f, context)
@@ -184,7 +201,7 @@ def semi_conditional_flow(
             given_label = jax.lax.map(sliced, contexts, batch_size=label_batch)
         else:
             given_label = jax.vmap(under)(contexts)
-        return log_det[:, None] + given_label.T + jnp.array(log_prior, z_f.dtype)
+        return log_det[:, None] + given_label.T + log_class_probs(params).astype(z_f.dtype)
 
     def log_joint(params: Params, x: Array) -> Array:
         return under_every_label(params, *run_body(params, x))
@@ -223,7 +240,7 @@ def semi_conditional_flow(
     def draw(params: Params, key: Array, label: Array, temperature: float) -> tuple[Latents, Array]:
         label_key, aux_key, head_key = jax.random.split(key, 3)
         label = jnp.atleast_1d(jnp.asarray(label))
-        drawn = jax.random.categorical(label_key, jnp.array(log_prior), shape=label.shape)
+        drawn = jax.random.categorical(label_key, log_class_probs(params), shape=label.shape)
         num = label.shape[0]
         z_aux = base.sample(params["base"]["aux"], aux_key, num, temperature)
         z_h = base.sample(params["base"]["head"], head_key, num, temperature)
@@ -240,7 +257,7 @@ def semi_conditional_flow(
         log_p = base.log_prob(params["base"]["head"], latents.z_h) - log_det
         if latents.z_aux:
             log_p = log_p + base.log_prob(params["base"]["aux"], latents.z_aux)
-        return x, log_p + jnp.array(log_prior, x.dtype)[label]
+        return x, log_p + log_class_probs(params).astype(x.dtype)[label]
 
     return SemiConditionalFlow(
         body,
@@ -250,6 +267,7 @@ def semi_conditional_flow(
         log_joint,
         log_prob,
         log_posterior,
+        log_class_probs,
         encode,
         decode,
         sample,
@@ -257,9 +275,11 @@ def semi_conditional_flow(
     )
 
 
-def _log_class_probs(class_probs: Sequence[float] | None, num_classes: int) -> tuple[float, ...]:
-    given = [1.0 / num_classes] * num_classes if class_probs is None else class_probs
-    probs = [float(p) for p in given]  # a sum in float32 would be off for many classes
+def _log_class_probs(class_probs: ClassProbs, num_classes: int) -> tuple[float, ...]:
+    if isinstance(class_probs, str):
+        check_choice("class_probs", class_probs, get_args(_Named))
+        class_probs = [1.0 / num_classes] * num_classes
+    probs = [float(p) for p in class_probs]  # a sum in float32 would be off for many classes
     fits = len(probs) == num_classes and all(p > 0 for p in probs)
     if not fits or abs(sum(probs) - 1.0) > 1e-6:
         raise ValueError(

@@ -35,7 +35,7 @@ def longer_glow() -> SemiConditionalFlow:
 MODELS = {
     "glow": lambda: glow(IMAGE, 3, **SMALL),
     "longer": longer_glow,
-    "gmm": lambda: gmm(IMAGE, 3, steps=(1, 1), width=8),
+    "gmm": lambda: gmm(IMAGE, 3, steps=(1, 1), width=8, class_probs="learned"),
     "embedded": lambda: semi_conditional_flow(
         bj.chain(bj.logit(), bj.flatten(IMAGE)),
         bj.chain(bj.actnorm(), bj.affine_coupling(ResidualMLP(64, width=8, num_blocks=1))),
@@ -316,6 +316,7 @@ def test_nnx_state_that_is_not_trained_is_refused() -> None:
         ({"num_classes": 0}, "num_classes >= 1, got 0"),
         ({"num_classes": 2, "class_probs": (0.5, 0.6)}, "sum 1, got 2 with sum 1.1, the least 0.5"),
         ({"num_classes": 2, "class_probs": (1.0,)}, "2 positive numbers"),
+        ({"num_classes": 2, "class_probs": "learn"}, "expected one of 'equal', 'learned', got 'le"),
         ({"num_classes": 2, "label_batch": 0}, "label_batch: expected an integer >= 1, got 0"),
     ],
 )
@@ -327,6 +328,38 @@ def test_bad_model_settings(settings: dict[str, object], message: str) -> None:
 def test_class_probabilities_may_be_float32() -> None:
     probs = np.full(1000, 1 / 1000, np.float32)
     semi_conditional_flow(bj.identity(), bj.identity(), 1000, class_probs=probs)
+
+
+def test_learned_class_probabilities_are_those_of_the_data() -> None:
+    """At any time a proper distribution; in the maximum of the likelihood the share of a class."""
+    model = semi_conditional_flow(
+        bj.identity(), bj.conditional_shift(), 2, class_probs="learned", label_batch=1
+    )
+    group = np.arange(400) % 10 == 0
+    x = jax.random.normal(KEY, (400, 2)) + jnp.where(group, 8.0, -8.0)[:, None]
+    label = jnp.where(jnp.arange(400) < 20, group, -1)  # the others without one
+    params = model.init(KEY, x)
+    np.testing.assert_allclose(jnp.exp(model.log_class_probs(params)), 0.5)
+
+    def loss(params: Any) -> jax.Array:
+        return -model.log_prob(params, x, label).mean()
+
+    @jax.jit
+    def descend(params: Any) -> Any:
+        def step(params: Any, _: None) -> tuple[Any, None]:
+            gradient = jax.grad(loss)(params)
+            return jax.tree.map(lambda a, g: a - 0.05 * g, params, gradient), None
+
+        return jax.lax.scan(step, params, length=2000)[0]
+
+    params = descend(params)
+    probs = jnp.exp(model.log_class_probs(params))
+    np.testing.assert_allclose(probs, [0.9, 0.1], atol=1e-3)
+    drawn = model.sample(params, KEY, jnp.full(2000, -1))
+    assert jnp.mean(drawn[:, 0] > 0) == pytest.approx(0.1, abs=0.02)
+    one = jnp.ones(1, jnp.int32)
+    drawn, log_joint = model.sample_and_log_prob(params, KEY, one)
+    np.testing.assert_allclose(log_joint, model.log_prob(params, drawn, one), rtol=1e-4)
 
 
 def test_a_multiscale_inside_of_another_is_no_body() -> None:

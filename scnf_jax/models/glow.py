@@ -12,7 +12,7 @@ from scnf_jax.bijectors.coupling import Scale
 from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import ResidualConv, ResidualMLP
 from scnf_jax.options import check_choice
-from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
+from scnf_jax.scnf import ClassProbs, SemiConditionalFlow, semi_conditional_flow
 
 CouplingName = Literal["affine", "additive", "spline", "mixture"]
 MakeConditioner = Callable[[int], Conditioner]
@@ -231,6 +231,7 @@ def glow(
     head_width: int = 64,
     head_blocks: int = 1,
     head_coupling: CouplingName = "affine",
+    class_probs: ClassProbs = "equal",
     **body: Unpack[BodySettings],
 ) -> SemiConditionalFlow:
     """SCNF-GLOW: a Glow body, and a head of flow steps on ``z_f`` as one vector, given the label.
@@ -242,6 +243,7 @@ def glow(
       head_width: of its residual conditioners.
       head_blocks: of its residual conditioners.
       head_coupling: name of its coupling.
+      class_probs: p(y); see :func:`~scnf_jax.scnf.semi_conditional_flow`.
       **body: see :func:`glow_body`; ``linear``, ``unroll``, ``memory`` and ``dtype`` are the
         head's, too.
 
@@ -273,17 +275,23 @@ def glow(
         unroll=body.get("unroll", 1),
         memory=body.get("memory", "store"),
     )
-    return semi_conditional_flow(flow, bj.chain(bj.flatten(z_f), steps), num_classes)
+    head = bj.chain(bj.flatten(z_f), steps)
+    return semi_conditional_flow(flow, head, num_classes, class_probs=class_probs)
 
 
 def gmm(
-    image_shape: Sequence[int], num_classes: int, **body: Unpack[BodySettings]
+    image_shape: Sequence[int],
+    num_classes: int,
+    *,
+    class_probs: ClassProbs = "equal",
+    **body: Unpack[BodySettings],
 ) -> SemiConditionalFlow:
     """SCNF-GMM: a Glow body, and one Gaussian a class on ``z_f``.
 
     Args:
       image_shape: ``(H, W, C)``.
       num_classes: K.
+      class_probs: p(y); see :func:`~scnf_jax.scnf.semi_conditional_flow`.
       **body: see :func:`glow_body`.
 
     Returns:
@@ -296,4 +304,5 @@ def gmm(
       Atanov et al. 2019, section 4 (SCNF-GMM), https://arxiv.org/abs/1905.00505
     """
     flow, _ = glow_body(image_shape, **body)
-    return semi_conditional_flow(flow, bj.conditional_shift(start_scale=0.1), num_classes)
+    head = bj.conditional_shift(start_scale=0.1)
+    return semi_conditional_flow(flow, head, num_classes, class_probs=class_probs)

@@ -7,7 +7,7 @@ from scnf_jax.bijectors.combinators import Memory
 from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import MLP
 from scnf_jax.models.glow import CouplingName, flow_steps
-from scnf_jax.scnf import SemiConditionalFlow, semi_conditional_flow
+from scnf_jax.scnf import ClassProbs, SemiConditionalFlow, semi_conditional_flow
 
 
 def vector(
@@ -20,6 +20,7 @@ def vector(
     num_features: int | None = None,
     linear: Kind = "lu",
     coupling: CouplingName = "spline",
+    class_probs: ClassProbs = "equal",
     unroll: int = 1,
     memory: Memory = "store",
 ) -> SemiConditionalFlow:
@@ -34,6 +35,7 @@ def vector(
       num_features: D that other settings, such as the noise, were made for. None: any.
       linear: kind of the linear maps.
       coupling: name of the coupling.
+      class_probs: p(y); see :func:`~scnf_jax.scnf.semi_conditional_flow`.
       unroll: of the scans over layers.
       memory: what gradients keep; see :func:`~scnf_jax.bijectors.repeat`.
 
@@ -74,7 +76,7 @@ def vector(
         )
 
     body = bj.chain(flow(steps), bj.actnorm())
-    return semi_conditional_flow(body, flow(head_steps), num_classes)
+    return semi_conditional_flow(body, flow(head_steps), num_classes, class_probs=class_probs)
 
 
 def default_noise(num_features: int) -> float:
