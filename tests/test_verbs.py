@@ -18,6 +18,8 @@ from scnf_jax.data import load_dataset
 from scnf_jax.data.files import read_png, write_png
 from scnf_jax.inference import Engine, Scores
 from scnf_jax.losses import make_scores
+from scnf_jax.models import vector
+from scnf_jax.reporting.card import describe
 from scnf_jax.verbs import VERBS, scoring
 from scnf_jax.verbs.labelling import _candidates
 from tests.test_notebooks import NOTEBOOKS, run_cells
@@ -407,6 +409,14 @@ def test_export_and_back_bit_for_bit(
     del settings["data"]["event_shape"]
     (folder / "config.json").write_text(json.dumps(settings))
     assert "a damaged file ('event_shape')" in complain(capsys, "evaluate", folder)
+
+
+def test_the_card_says_how_frequent_classes_are_unless_equally(run: Path) -> None:
+    loaded = scnf_jax.load_run(run)
+    assert "p(y)" not in describe(loaded, {})
+    for probs, said in ((0.75, 0.25), "0.750, 0.250"), ([1 / 32] * 30 + [1 / 16], "0.031, ..."):
+        model = vector((2,), len(probs), class_probs=probs)
+        assert describe(loaded._replace(model=model), {})["p(y)"].endswith(said)
 
 
 def test_other_data_than_those_of_the_run_are_refused(

@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from scnf_jax.loading import LoadedRun
 from scnf_jax.models import Classifier, StackedVAE
 from scnf_jax.scnf import SemiConditionalFlow
+
+_MAX_CLASSES = 20  # whose p(y) is listed
 
 _FLOW: tuple[str, ...] = (
     "# Semi-conditional normalizing flow",
@@ -54,6 +58,8 @@ def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
         "views": _changed(options.augment) or "none",
         "trained": f"{run.step:,} steps of {options.batch_size}, seed {options.seed}",
     }
+    if probs := _unequal_class_probs(run):
+        rows["p(y)"] = probs
     if "parameters" in summary:
         rows["parameters"] = f"{summary['parameters']:,}"
     if "train_seconds" in summary:
@@ -61,6 +67,17 @@ def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
     if "versions" in summary:
         rows["versions"] = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
     return rows
+
+
+def _unequal_class_probs(run: LoadedRun) -> str:
+    """p(y) of the first classes, unless it is that of classes that are equally frequent."""
+    if not isinstance(run.model, SemiConditionalFlow):
+        return ""
+    probs = np.exp(run.model.log_class_probs(run.params))
+    if np.ptp(probs) < 1e-6:
+        return ""
+    listed = [f"{prob:.3f}" for prob in probs[:_MAX_CLASSES]]
+    return ", ".join(listed) + ", ..." * (len(probs) > _MAX_CLASSES)
 
 
 def _changed(options: Any) -> str:
