@@ -24,7 +24,7 @@ from scnf_jax.models import vector
 from scnf_jax.models.glow import CouplingName
 from scnf_jax.models.vector import default_noise, default_prior_precision, default_temperature
 from scnf_jax.options import check_positive, check_range
-from scnf_jax.scnf import SemiConditionalFlow
+from scnf_jax.scnf import ClassProbs, SemiConditionalFlow
 from scnf_jax.training import (
     Diverged,
     OptimizerOptions,
@@ -48,6 +48,7 @@ class _Architecture(NamedTuple):
     head_steps: int
     hidden: tuple[int, ...]
     coupling: CouplingName
+    class_probs: ClassProbs
 
 
 class SCNFClassifier(ClassifierMixin, BaseEstimator):
@@ -61,10 +62,10 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         \log p(x) &= \mathrm{logsumexp}_y \log p(x, y), \qquad
         \log p(y|x) = \mathrm{log\,softmax}_y \log p(x, y),
 
-    exactly, with ``p(y) = 1 / K``. Training ascends ``log p(x, y)`` of samples with a label and
-    ``log p(x)`` of the others, by Adam. Two more terms see ``log p(x, y) / temperature``: the
-    cross-entropy of labelled samples, and that between what two looks at a sample, each with
-    noise of its own, say of its class.
+    exactly. Training ascends ``log p(x, y)`` of samples with a label and ``log p(x)`` of the
+    others, by Adam. Two more terms see ``log p(x, y) / temperature``: the cross-entropy of labelled
+    samples, and that between what two looks at a sample, each with noise of its own, say of its
+    class.
 
     Images do better with the convolutional flows of ``train.py``.
 
@@ -77,6 +78,9 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
       hidden: widths of the conditioners' layers, or the one of a single layer.
       coupling: ``affine``, ``additive``, ``spline`` or ``mixture``; the last two bend more, and
         take several times as long.
+      class_probs: p(y), how often a class is met: ``learned``, from samples without a label, too,
+        so that it need not be its share of the labels; ``equal``, 1/K; or numbers with sum 1, in
+        the order of ``classes_``.
       noise: standard deviation of the normal noise on what training sees, in standard deviations
         of each feature. The density learnt is that of noisy samples: it stays finite where
         features are constant, rounded or repeated, and smooth. None: 0.02 a feature, but at least
@@ -95,6 +99,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
       classes_: the classes ``[K]``, sorted; results have a column for each, in this order.
+      class_probs_: p(y), of each class ``[K]``.
       transduction_: labels of the samples of ``fit``: the given ones, else the most likely.
       n_features_in_: number of features D.
       feature_names_in_: their names, where ``fit`` was given a data frame.
@@ -125,6 +130,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         head_steps: int = 2,
         hidden: Sequence[int] | int = (64, 64),
         coupling: CouplingName = "affine",
+        class_probs: ClassProbs = "learned",
         noise: float | None = None,
         labelled_share: float = 0.05,
         classification_weight: float = 1.0,
@@ -140,6 +146,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         self.head_steps = head_steps
         self.hidden = hidden
         self.coupling = coupling
+        self.class_probs = class_probs
         self.noise = noise
         self.labelled_share = labelled_share
         self.classification_weight = classification_weight
@@ -208,6 +215,8 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, self.scaler_, self._architecture = classes, scaler, architecture
         self.n_iter_, self.loss_curve_ = self.steps, curve
         self.params_ = jax.device_get(usable_params(state))
+        probs = np.exp(np.float64(self.flow_.log_class_probs(self.params_)))
+        self.class_probs_ = probs / probs.sum()  # of float32 not exactly 1
         self.transduction_ = y.copy()
         self.transduction_[~known] = classes[self._log_joint(x[~known]).argmax(-1)]
 
@@ -252,7 +261,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         That of ``p(y)`` where a sample is so far out that ``log p(x)`` is ``-inf`` in float32.
         """
         log_posterior = log_posterior_of(self._log_joint(self._checked(X)))
-        return np.where(np.isnan(log_posterior), -np.log(len(self.classes_)), log_posterior)
+        return np.where(np.isnan(log_posterior), np.log(self.class_probs_), log_posterior)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """``log p(x) [N]``, in nats, of a density over the features in their own units."""
@@ -282,7 +291,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         check_positive("n_samples", n_samples)
         random = check_random_state(random_state)
         if label is None:
-            codes = random.randint(len(self.classes_), size=n_samples)
+            codes = random.choice(len(self.classes_), size=n_samples, p=self.class_probs_)
         else:
             found = np.flatnonzero(self.classes_ == label)
             if np.ndim(label) or not len(found):
@@ -308,8 +317,15 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         widths = tuple(np.atleast_1d(self.hidden).tolist())
         for width in widths:
             check_positive("hidden", width)
+        probs = self.class_probs
         return _Architecture(
-            num_features, num_classes, self.body_steps, self.head_steps, widths, self.coupling
+            num_features,
+            num_classes,
+            self.body_steps,
+            self.head_steps,
+            widths,
+            self.coupling,
+            probs if isinstance(probs, str) else tuple(np.ravel(probs).tolist()),
         )
 
     @property
@@ -414,6 +430,7 @@ def _flow(architecture: _Architecture) -> _Flow:
         head_steps=architecture.head_steps,
         hidden=architecture.hidden,
         coupling=architecture.coupling,
+        class_probs=architecture.class_probs,
     )
     return _Flow(model, jax.jit(model.log_joint), jax.jit(model.sample))
 

@@ -88,6 +88,19 @@ def test_samples_are_of_their_class(fitted: SCNFClassifier) -> None:
         fitted.sample(2, label=[0, 1])
 
 
+def test_classes_need_not_be_as_frequent_as_their_labels() -> None:
+    kept = np.r_[np.arange(20), 20 + np.flatnonzero((Y[20:] == 0) | (np.arange(180) % 6 == 0))]
+    x, y, few = X[kept], Y[kept], FEW[kept]  # ten labels of either, and few others of class 1
+    flow = tiny().fit(x, few)
+    share = np.mean(y == 1)
+    assert share < 0.25
+    assert flow.class_probs_[1] == pytest.approx(share, abs=0.06)
+    assert np.mean(flow.sample(1000, random_state=0)[1]) == pytest.approx(share, abs=0.08)
+    for given, probs in ("equal", [0.5, 0.5]), (np.array([0.8, 0.2]), [0.8, 0.2]):
+        fixed = tiny(class_probs=given, steps=2).fit(x, few)
+        np.testing.assert_allclose(fixed.class_probs_, probs, rtol=1e-6)
+
+
 def test_the_flow_itself_is_there(fitted: SCNFClassifier) -> None:
     log_joint = fitted.flow_.log_joint(fitted.params_, fitted.scaler_.transform(X[:5]))
     posterior = np.exp(log_joint) / np.exp(log_joint).sum(-1, keepdims=True)
@@ -132,6 +145,8 @@ def test_sets_of_other_sizes_and_labels_compile_nothing_anew() -> None:
         ({"hidden": (8, 0)}, "hidden: expected an integer >= 1, got 0"),
         ({"labelled_share": 2.0}, "labelled_share: expected a number >= 0.0 and <= 1.0"),
         ({"temperature": 0.0}, "temperature: expected"),
+        ({"class_probs": "balanced"}, "class_probs: expected one of 'equal', 'learned', got 'bal"),
+        ({"class_probs": (0.2, 0.3, 0.5)}, "class_probs of 2 positive numbers with sum 1, got 3"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
@@ -182,7 +197,7 @@ def test_far_out_everything_is_a_number(fitted: SCNFClassifier) -> None:
     assert not np.isnan(log_prob).any()
     posterior = fitted.predict_proba(far)
     np.testing.assert_allclose(posterior.sum(-1), 1.0)
-    np.testing.assert_allclose(posterior[2], 0.5)
+    np.testing.assert_allclose(posterior[2], fitted.class_probs_)
 
 
 def test_minus_one_is_no_class_and_a_single_one_is_said() -> None:
@@ -238,6 +253,7 @@ def test_the_config_for_vectors_has_its_settings(
         "hidden": defaults["hidden"],
         "num_features": num_features,
         "coupling": defaults["coupling"],
+        "class_probs": defaults["class_probs"],
     }
 
 
