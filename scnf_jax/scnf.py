@@ -279,7 +279,13 @@ def _log_class_probs(class_probs: ClassProbs, num_classes: int) -> tuple[float, 
     if isinstance(class_probs, str):
         check_choice("class_probs", class_probs, get_args(_Named))
         class_probs = [1.0 / num_classes] * num_classes
-    probs = [float(p) for p in class_probs]  # a sum in float32 would be off for many classes
+    try:
+        probs = [float(p) for p in class_probs]  # a sum in float32 would be off for many classes
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"class_probs: expected 'equal', 'learned' or {num_classes} numbers, got "
+            f"{class_probs!r}"
+        ) from None
     fits = len(probs) == num_classes and all(p > 0 for p in probs)
     if not fits or abs(sum(probs) - 1.0) > 1e-6:
         raise ValueError(
