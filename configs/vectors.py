@@ -12,7 +12,7 @@ temperature and the precision of the prior follow from it. These are the setting
 words of ``python -m scnf_jax``.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs import moons
 from scnf_jax.models.vector import default_noise, default_prior_precision, default_temperature
@@ -33,7 +33,7 @@ def get_config(num_features: str = "30") -> ConfigDict:
         {
             "hidden": (64, 64),
             "coupling": "affine",
-            "class_probs": "learned",
+            "class_probs": FieldReference("learned", field_type=object),  # or numbers
             "num_features": int(num_features),
         }
     )

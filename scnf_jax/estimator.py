@@ -79,8 +79,8 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
       coupling: ``affine``, ``additive``, ``spline`` or ``mixture``; the last two bend more, and
         take several times as long.
       class_probs: p(y), how often a class is met: ``learned``, from samples without a label, too,
-        so that it need not be its share of the labels; ``equal``, 1/K; or numbers with sum 1, in
-        the order of ``classes_``.
+        an estimate that is the better the less classes overlap; ``equal``, 1/K; or numbers with sum
+        1, in the order of ``classes_``.
       noise: standard deviation of the normal noise on what training sees, in standard deviations
         of each feature. The density learnt is that of noisy samples: it stays finite where
         features are constant, rounded or repeated, and smooth. None: 0.02 a feature, but at least
@@ -218,14 +218,14 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         probs = np.exp(np.float64(self.flow_.log_class_probs(self.params_)))
         self.class_probs_ = probs / probs.sum()  # of float32 not exactly 1
         self.transduction_ = y.copy()
-        self.transduction_[~known] = classes[self._log_joint(x[~known]).argmax(-1)]
+        self.transduction_[~known] = classes[self._log_posterior(x[~known]).argmax(-1)]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "params_")
 
     def predict(self, X: Any) -> np.ndarray:
         """The most likely class of each sample ``[N]``."""
-        codes = self._log_joint(self._checked(X)).argmax(-1)
+        codes = self.predict_log_proba(X).argmax(-1)
         return self.classes_[codes]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -260,8 +260,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 
         That of ``p(y)`` where a sample is so far out that ``log p(x)`` is ``-inf`` in float32.
         """
-        log_posterior = log_posterior_of(self._log_joint(self._checked(X)))
-        return np.where(np.isnan(log_posterior), np.log(self.class_probs_), log_posterior)
+        return self._log_posterior(self._checked(X))
 
     def score_samples(self, X: Any) -> np.ndarray:
         """``log p(x) [N]``, in nats, of a density over the features in their own units."""
@@ -317,7 +316,6 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         widths = tuple(np.atleast_1d(self.hidden).tolist())
         for width in widths:
             check_positive("hidden", width)
-        probs = self.class_probs
         return _Architecture(
             num_features,
             num_classes,
@@ -325,7 +323,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
             self.head_steps,
             widths,
             self.coupling,
-            probs if isinstance(probs, str) else tuple(np.ravel(probs).tolist()),
+            _plain_class_probs(self.class_probs),
         )
 
     @property
@@ -373,6 +371,10 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return _standardised(self.scaler_, validate_data(self, x, dtype=np.float64, reset=False))
 
+    def _log_posterior(self, x: np.ndarray) -> np.ndarray:
+        log_posterior = log_posterior_of(self._log_joint(x))
+        return np.where(np.isnan(log_posterior), np.log(self.class_probs_), log_posterior)
+
     def _log_joint(self, x: np.ndarray) -> np.ndarray:
         """``log p(x, y = k) [N, K]`` of standardised samples, in batches of one size."""
         log_joint = _flow(self._architecture).log_joint
@@ -386,6 +388,26 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 def _standardised(scaler: StandardScaler, x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # so far out, and so the model says
         return scaler.transform(x).astype(np.float32)
+
+
+def _plain_class_probs(class_probs: ClassProbs) -> ClassProbs:
+    """Numbers as a tuple.
+
+    Raises:
+      ValueError: for what is neither a word nor a list of numbers.
+    """
+    if isinstance(class_probs, str):
+        return class_probs
+    try:
+        probs = np.asarray(class_probs, np.float64)
+    except (TypeError, ValueError):
+        probs = np.zeros(())
+    if probs.ndim != 1:
+        raise ValueError(
+            "class_probs: expected 'equal', 'learned' or one number a class, in the order of "
+            f"classes_, got {class_probs!r}"
+        )
+    return tuple(probs.tolist())
 
 
 def _plain(labels: np.ndarray) -> np.ndarray:

@@ -123,8 +123,7 @@ def semi_conditional_flow(
         one-hot row, instead of the one-hot row itself.
       class_probs: p(y): ``equal``, 1/K each; K positive numbers with sum 1, fixed; or ``learned``
         with all else, from 1/K each on. Objects without a label have a part in that by
-        ``log p(x)``, so that it tells how often a class is met, also where labels were asked for
-        in equal numbers.
+        ``log p(x)``, so that it need not be the share of a class among the labels.
       density: of the latents; default :func:`~scnf_jax.densities.diagonal_normal`.
       label_batch: labels that are mapped at a time. Above it, slices bound the memory, of
         gradients too, which compute every slice twice.

@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import make_moons
@@ -13,7 +15,9 @@ from configs import vectors
 from scnf_jax import estimator, parallel
 from scnf_jax.data import Dataset
 from scnf_jax.estimator import SCNFClassifier
+from scnf_jax.models import build_model
 from scnf_jax.runs import build
+from scnf_jax.scnf import SemiConditionalFlow
 from scnf_jax.settings import parse_config
 from scnf_jax.training import Diverged
 
@@ -146,6 +150,9 @@ def test_sets_of_other_sizes_and_labels_compile_nothing_anew() -> None:
         ({"labelled_share": 2.0}, "labelled_share: expected a number >= 0.0 and <= 1.0"),
         ({"temperature": 0.0}, "temperature: expected"),
         ({"class_probs": "balanced"}, "class_probs: expected one of 'equal', 'learned', got 'bal"),
+        ({"class_probs": {0: 0.9, 1: 0.1}}, "'learned' or one number a class, .* got {0: 0.9"),
+        ({"class_probs": None}, "'learned' or one number a class, .* got None"),
+        ({"class_probs": [[0.9], [0.05, 0.05]]}, "class_probs: expected 'equal'"),
         ({"class_probs": (0.2, 0.3, 0.5)}, "class_probs of 2 positive numbers with sum 1, got 3"),
     ],
 )
@@ -198,6 +205,9 @@ def test_far_out_everything_is_a_number(fitted: SCNFClassifier) -> None:
     posterior = fitted.predict_proba(far)
     np.testing.assert_allclose(posterior.sum(-1), 1.0)
     np.testing.assert_allclose(posterior[2], fitted.class_probs_)
+    np.testing.assert_array_equal(fitted.predict(far), posterior.argmax(-1))
+    rare_first = tiny(steps=2, class_probs=(0.2, 0.8)).fit(X, FEW)
+    assert rare_first.predict(far)[2] == rare_first.predict_proba(far)[2].argmax() == 1
 
 
 def test_minus_one_is_no_class_and_a_single_one_is_said() -> None:
@@ -255,6 +265,15 @@ def test_the_config_for_vectors_has_its_settings(
         "coupling": defaults["coupling"],
         "class_probs": defaults["class_probs"],
     }
+
+
+def test_the_config_for_vectors_takes_class_probabilities_by_number() -> None:
+    config = vectors.get_config("2")
+    config.model.class_probs = (0.9, 0.1)
+    model = build_model(config.model.to_dict(), (2,), 2)
+    assert isinstance(model, SemiConditionalFlow)
+    params = model.init(jax.random.key(0), jnp.asarray(X, jnp.float32))
+    np.testing.assert_allclose(jnp.exp(model.log_class_probs(params)), [0.9, 0.1], rtol=1e-6)
 
 
 def test_the_config_for_vectors_is_of_one_number_of_features() -> None:
