@@ -24,7 +24,7 @@ from scnf_jax.models import vector
 from scnf_jax.models.glow import CouplingName
 from scnf_jax.models.vector import default_noise, default_prior_precision, default_temperature
 from scnf_jax.options import check_positive, check_range
-from scnf_jax.scnf import ClassProbs, SemiConditionalFlow
+from scnf_jax.scnf import ClassProbs, SemiConditionalFlow, checked_class_probs
 from scnf_jax.training import (
     Diverged,
     OptimizerOptions,
@@ -323,7 +323,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
             self.head_steps,
             widths,
             self.coupling,
-            _plain_class_probs(self.class_probs),
+            checked_class_probs(self.class_probs, num_classes),
         )
 
     @property
@@ -388,26 +388,6 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
 def _standardised(scaler: StandardScaler, x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # so far out, and so the model says
         return scaler.transform(x).astype(np.float32)
-
-
-def _plain_class_probs(class_probs: ClassProbs) -> ClassProbs:
-    """Numbers as a tuple.
-
-    Raises:
-      ValueError: for what is neither a word nor a list of numbers.
-    """
-    if isinstance(class_probs, str):
-        return class_probs
-    try:
-        probs = np.asarray(class_probs, np.float64)
-    except (TypeError, ValueError):
-        probs = np.zeros(())
-    if probs.ndim != 1:
-        raise ValueError(
-            "class_probs: expected 'equal', 'learned' or one number a class, in the order of "
-            f"classes_, got {class_probs!r}"
-        )
-    return tuple(probs.tolist())
 
 
 def _plain(labels: np.ndarray) -> np.ndarray:

@@ -49,7 +49,8 @@ def from_mapping(options: type[T], mapping: Mapping[str, Any], field: str) -> T:
 
     Args:
       options: the dataclass.
-      mapping: values by field name; fields that are absent keep their defaults.
+      mapping: values by field name; fields that are absent keep their defaults. An empty word is
+        None where that may stand, since a command line has no other.
       field: where the mapping stands, for messages.
 
     Returns:
@@ -60,6 +61,7 @@ def from_mapping(options: type[T], mapping: Mapping[str, Any], field: str) -> T:
     """
     fields = {item.name: item for item in dataclasses.fields(options)}  # type: ignore[arg-type]
     prefix = f"{field}." if field else ""
+    values = dict(mapping)
     for key, value in mapping.items():
         if key not in fields:
             raise ValueError(f"{prefix}{key}: no such setting; {suggest(key, fields)}")
@@ -67,6 +69,8 @@ def from_mapping(options: type[T], mapping: Mapping[str, Any], field: str) -> T:
         if not _fits(value, expected):
             name = getattr(expected, "__name__", str(expected))
             raise ValueError(f"{prefix}{key}: expected {name}, got {value!r}")
+        if value == "" and expected == str | None:
+            values[key] = None
     missing = [
         item.name
         for item in fields.values()
@@ -76,7 +80,7 @@ def from_mapping(options: type[T], mapping: Mapping[str, Any], field: str) -> T:
     ]
     if missing:
         raise ValueError(f"{prefix}{missing[0]}: expected a value, got none")
-    return options(**mapping)
+    return options(**values)
 
 
 def _fits(value: Any, expected: Any) -> bool:

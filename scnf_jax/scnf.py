@@ -1,7 +1,7 @@
 """The semi-conditional normalizing flow: one body without labels, one head per label."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import jax
@@ -143,8 +143,7 @@ def semi_conditional_flow(
     if num_classes < 1:
         raise ValueError(f"semi_conditional_flow: expected num_classes >= 1, got {num_classes}")
     check_positive("semi_conditional_flow: label_batch", label_batch)
-    log_fixed = _log_class_probs(class_probs, num_classes)
-    learned = isinstance(class_probs, str) and class_probs == "learned"
+    class_probs = checked_class_probs(class_probs, num_classes)
     base = density if density is not None else diagonal_normal()
 
     # What a program calls several times, for several views say, is traced once.
@@ -154,9 +153,11 @@ def semi_conditional_flow(
         return params["label_embedding"] if embed_labels else jnp.eye(num_classes, dtype=dtype)
 
     def log_class_probs(params: Params) -> Array:
-        if learned:
+        if class_probs == "learned":
             return jax.nn.log_softmax(_CLASS_LOGIT_SCALE * params["class_logits"])
-        return jnp.array(log_fixed)
+        if class_probs == "equal":
+            return jnp.full(num_classes, -math.log(num_classes))
+        return jnp.array([math.log(p) for p in class_probs])
 
     def run_body(params: Params, x: Array) -> tuple[Array, tuple[Array, ...], Array]:
         z, log_det = body.forward(params["body"], x)
@@ -173,7 +174,7 @@ def semi_conditional_flow(
         params: dict[str, Params] = {"body": body.init(keys["body"], x)}
         if embed_labels:
             params["label_embedding"] = jnp.eye(num_classes, dtype=x.dtype)
-        if learned:
+        if class_probs == "learned":
             params["class_logits"] = jnp.zeros(num_classes, x.dtype)
         z_f, z_aux, _ = run_body(params, x)
         context = embedding(params, x.dtype)[:1]
@@ -274,22 +275,29 @@ def semi_conditional_flow(
     )
 
 
-def _log_class_probs(class_probs: ClassProbs, num_classes: int) -> tuple[float, ...]:
+def checked_class_probs(class_probs: ClassProbs, num_classes: int) -> _Named | tuple[float, ...]:
+    """``class_probs`` of :func:`semi_conditional_flow`, checked, so that it can be hashed.
+
+    Raises:
+      ValueError: for another word, or other than K positive numbers with sum 1.
+    """
     if isinstance(class_probs, str):
         check_choice("class_probs", class_probs, get_args(_Named))
-        class_probs = [1.0 / num_classes] * num_classes
+        return class_probs
+    expected = (
+        f"class_probs: expected 'equal', 'learned' or {num_classes} positive numbers with sum 1, "
+        "one a class in their order, got"
+    )
     try:
-        probs = [float(p) for p in class_probs]  # a sum in float32 would be off for many classes
+        if isinstance(class_probs, Mapping):
+            raise TypeError
+        probs = tuple(float(p) for p in class_probs)  # a sum in float32 would be off for many
     except (TypeError, ValueError):
-        raise ValueError(
-            f"class_probs: expected 'equal', 'learned' or {num_classes} numbers, got "
-            f"{class_probs!r}"
-        ) from None
+        raise ValueError(f"{expected} {class_probs!r}") from None
     fits = len(probs) == num_classes and all(p > 0 for p in probs)
     if not fits or abs(sum(probs) - 1.0) > 1e-6:
+        least = min(probs, default=0.0)
         raise ValueError(
-            f"semi_conditional_flow: expected class_probs of {num_classes} positive numbers "
-            f"with sum 1, got {len(probs)} with sum {sum(probs):.9g}, the least "
-            f"{min(probs, default=0.0):.9g}"
+            f"{expected} {len(probs)} with sum {sum(probs):.9g}, the least {least:.9g}"
         )
-    return tuple(math.log(p) for p in probs)
+    return probs

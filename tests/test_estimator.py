@@ -150,10 +150,10 @@ def test_sets_of_other_sizes_and_labels_compile_nothing_anew() -> None:
         ({"labelled_share": 2.0}, "labelled_share: expected a number >= 0.0 and <= 1.0"),
         ({"temperature": 0.0}, "temperature: expected"),
         ({"class_probs": "balanced"}, "class_probs: expected one of 'equal', 'learned', got 'bal"),
-        ({"class_probs": {0: 0.9, 1: 0.1}}, "'learned' or one number a class, .* got {0: 0.9"),
-        ({"class_probs": None}, "'learned' or one number a class, .* got None"),
+        ({"class_probs": {0: 0.9, 1: 0.1}}, "'learned' or 2 positive numbers .* got {0: 0.9"),
+        ({"class_probs": None}, "'learned' or 2 positive numbers .* got None"),
         ({"class_probs": [[0.9], [0.05, 0.05]]}, "class_probs: expected 'equal'"),
-        ({"class_probs": (0.2, 0.3, 0.5)}, "class_probs of 2 positive numbers with sum 1, got 3"),
+        ({"class_probs": (0.2, 0.3, 0.5)}, "2 positive numbers with sum 1, .* got 3 with sum 1"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

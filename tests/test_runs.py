@@ -289,7 +289,10 @@ def test_missing_setting(tmp_path: Path) -> None:
 
 
 def test_an_empty_label_file_is_none(tmp_path: Path) -> None:
-    runs.prepare(TINY | {"label_file": "", "validation_size": 100}, tmp_path)
+    empty = {"label_file": "", "pseudo_labels": "", "validation_size": 100}
+    runs.prepare(TINY | empty, tmp_path)
+    none = runs.prepare(TINY | dict.fromkeys(empty, None) | {"validation_size": 100}, tmp_path)
+    assert none.config["label_file"] is none.config["pseudo_labels"] is None
 
 
 def test_the_folder_of_a_baseline_is_no_model(tmp_path: Path) -> None:

@@ -368,6 +368,7 @@ def test_one_class_has_nothing_to_leak(tmp_path: Path, capsys: pytest.CaptureFix
     assert 'id="Relabelling"' not in page
     for words in (("leak", folder), ("relabel", folder, "--check", f"--output={tmp_path}/r.png")):
         assert "expected a model of at least two classes" in complain(capsys, *words)
+    assert not (tmp_path / "r.png").exists()
 
 
 def test_outliers_of_a_users_own(

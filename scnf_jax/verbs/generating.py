@@ -127,6 +127,10 @@ def _relabel(arguments: argparse.Namespace) -> str:
     given = None if objects.y is None else objects.y[:num]
     choice = arguments.labels or ("likely" if given is None else "given")
     label = engine.labels(x, choice, given)
+    checked = ""
+    if arguments.check:  # first, since it may be refused
+        acceptance = relabelling_acceptance(engine, run_dataset(run), _CHECKED)
+        checked = "\n" + acceptance_text(acceptance._asdict())
     grid = relabelled(engine, x, label)
     plot_grid(
         picture,
@@ -138,12 +142,10 @@ def _relabel(arguments: argparse.Namespace) -> str:
         column_label=f"label that the object was encoded under ({choice})",
     )
     write_arrays(arrays, x=x, y=label, relabelled=grid)
-    said = f"{picture} and {arrays.name}: {num} objects under {len(grid)} labels, own: {choice}"
-    if arguments.check:
-        said += "\n" + acceptance_text(
-            relabelling_acceptance(engine, run_dataset(run), _CHECKED)._asdict()
-        )
-    return said
+    return (
+        f"{picture} and {arrays.name}: {num} objects under {len(grid)} labels, own: {choice}"
+        f"{checked}"
+    )
 
 
 def _add_obfuscate(parser: argparse.ArgumentParser) -> None:

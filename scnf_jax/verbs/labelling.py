@@ -80,7 +80,10 @@ def _suggest(arguments: argparse.Namespace) -> str:
     _write(path, asked, answers, found, earlier)
     said = [f"{path}: {len(asked)} of {len(rows)} train objects, the most doubtful first"]
     if len(asked) < arguments.count:
-        said.append("no more groups are without a label")
+        said.append(
+            f"no more groups are without a label (there are {arguments.groups} at most, see "
+            "--groups, and no more than one in ten objects)"
+        )
     if drawable(engine.run.event_shape, engine.run.num_levels):
         _draw(path.with_suffix(".png"), x, asked, found, engine.run.num_levels or 2)
         said.append(f"{path.stem}.png shows them with their groups")
