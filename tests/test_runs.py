@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import scnf_jax
+from scnf_jax import bijectors as bj
 from scnf_jax import folders, runs, training
 from scnf_jax.baselines import run_baseline
 from scnf_jax.models import with_defaults
@@ -293,6 +294,19 @@ def test_an_empty_label_file_is_none(tmp_path: Path) -> None:
     runs.prepare(TINY | empty, tmp_path)
     none = runs.prepare(TINY | dict.fromkeys(empty, None) | {"validation_size": 100}, tmp_path)
     assert none.config["label_file"] is none.config["pseudo_labels"] is None
+
+
+def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(event_shape: tuple[int], num_classes: int, *, width: int = 4) -> Any:
+        conditioner = scnf_jax.conditioners.MLP(event_shape[0], (width,))
+        body = bj.chain(bj.actnorm(), bj.affine_coupling(conditioner))
+        return scnf_jax.semi_conditional_flow(body, bj.conditional_shift(), num_classes)
+
+    monkeypatch.setitem(scnf_jax.models.BUILDERS, "mine", build)
+    runs.train(runs.prepare(TINY | {"model": {"name": "mine", "width": 8}}, tmp_path))
+    assert scnf_jax.load_run(tmp_path).model.num_classes == 2
+    with pytest.raises(ValueError, match=r"model\.depth: no such setting of mine; did you mean"):
+        runs.prepare(TINY | {"model": {"name": "mine", "depth": 8}}, tmp_path / "other")
 
 
 def test_the_folder_of_a_baseline_is_no_model(tmp_path: Path) -> None:

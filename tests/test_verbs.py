@@ -497,6 +497,10 @@ def test_other_data_than_those_of_the_run_are_refused(
         ),
         (["predict", "--input={deep}", "--output=x.csv"], "8 bits a channel, got I;16"),
         (["predict", "--input={clear}", "--output=x.csv"], "expected a picture without transpar"),
+        (
+            ["score", "--input={scans}", "--output={tmp}/s.csv", "--posterior-at=middle"],
+            "posterior-at: expected with --by=entropy alone",
+        ),
         (["suggest", "--count=0"], "count: expected at least 1, got 0"),
         (["suggest", "--output={tmp}/next.txt"], "expected a name that ends in .csv, got next.txt"),
         (["suggest", "--output={typed}"], "line 2: expected a label in 0..9, got 'six'"),

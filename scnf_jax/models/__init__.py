@@ -1,6 +1,6 @@
 """Named builders of semi-conditional flows, and of two models without a density."""
 
-from scnf_jax.models.build import Model, build_model, with_defaults
+from scnf_jax.models.build import BUILDERS, Model, build_model, with_defaults
 from scnf_jax.models.classifier import Classifier, classifier
 from scnf_jax.models.glow import glow, gmm
 from scnf_jax.models.m1m2 import StackedVAE, m1m2
@@ -8,6 +8,7 @@ from scnf_jax.models.paper import paper
 from scnf_jax.models.vector import vector
 
 __all__ = [
+    "BUILDERS",
     "Classifier",
     "Model",
     "StackedVAE",

@@ -13,6 +13,7 @@ from scnf_jax.options import suggest
 from scnf_jax.scnf import SemiConditionalFlow
 
 Model = SemiConditionalFlow | StackedVAE | Classifier
+# By the name in a config, `(event_shape, num_classes, **settings) -> model`; others may be added.
 BUILDERS: dict[str, Callable[..., Model]] = {
     "classifier": classifier,
     "glow": glow,

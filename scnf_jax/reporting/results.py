@@ -1,4 +1,4 @@
-"""The table of results, rebuilt from run folders; nothing in it is typed by hand."""
+"""The table of results, from the records of runs."""
 
 import hashlib
 import json
@@ -263,14 +263,16 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
         "",
         "Written by `python -m scnf_jax table` from the records in `docs/results/`, one small",
         "JSON file a run. Mean ± standard deviation over seeds; a seed decides which labels stay,",
-        "and all randomness of training. Bits/dim are exact, on unaugmented test objects with one",
-        "draw of the dequantisation noise, and errors are at this draw unless notes say",
-        "otherwise. The columns headed *paper* are what Atanov et al. published for MNIST, not",
-        "measured here; M1+M2 has a bound on re-binarised pixels, no density. Where notes name",
-        "`runs/NAME-{seed}`, that run goes first, with this folder as its `--workdir`; where they",
-        "name `:MODE`, the command trains that mode of its config file first, in time that is not",
-        "counted. Cores are those that a run might use; older records have those of the machine,",
-        "of which `mnist.py:small` and `digits.py` used one.",
+        "and all randomness of training: add `--config.seed=K` to the command. Bits/dim are exact,",
+        "on unaugmented test objects: those of images at one draw of the dequantisation noise, at",
+        "which errors are, too, unless notes say otherwise; those of vectors and points are",
+        "-log2 p(x) / D of their features as given, a differential entropy, which may be negative",
+        "and compares with that of no other data. The columns headed *paper* are what Atanov et al.",
+        "published for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no",
+        "density. Where notes name a folder or file in `runs/`, it has to be there first, by the",
+        "commands of the README and of EXPERIMENTS.md; where they name `:MODE`, the command trains",
+        "that mode of its config file first, in time that is not counted. Cores are those that a",
+        "run might use; older records have those of the machine, of which `mnist.py:small` used one.",
     ]
     for title, rows in SECTIONS.items():
         lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]

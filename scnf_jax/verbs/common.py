@@ -41,10 +41,16 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """The run folder, and how many objects go through the model at a time."""
     parser.add_argument("run", metavar="RUN", help="folder of a run, or of an exported model")
     parser.add_argument(
-        "--batch-size", type=int, default=250, help="objects at a time; bounds the memory"
+        "--batch-size",
+        type=int,
+        default=250,
+        help="objects at a time; bounds the memory; default: %(default)s",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the dequantisation noise and of samples"
+        "--seed",
+        type=int,
+        default=0,
+        help="of the dequantisation noise and of samples; default: %(default)s",
     )
 
 

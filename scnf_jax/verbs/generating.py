@@ -33,12 +33,15 @@ _CHECKED = 500
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--label", type=int, help="class of all samples; default: every class")
-    parser.add_argument("--count", type=int, default=64, help="samples of each class")
+    parser.add_argument(
+        "--count", type=int, default=64, help="samples of each class; default: %(default)s"
+    )
     parser.add_argument(
         "--temperature",
         type=float,
         default=1.0,
-        help="factor on the standard deviations of the priors; below 1: more typical samples",
+        help="factor on the standard deviations of the priors; below 1: more typical samples"
+        "; default: %(default)s",
     )
     add_output(parser, "samples/")
 
@@ -88,7 +91,9 @@ def _add_relabel(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_input(parser, required=False)
     _add_labels(parser, None)
-    parser.add_argument("--count", type=int, default=10, help="objects, the first ones")
+    parser.add_argument(
+        "--count", type=int, default=10, help="objects, the first ones; default: %(default)s"
+    )
     parser.add_argument(
         "--check",
         action="store_true",

@@ -27,18 +27,21 @@ from scnf_jax.verbs.common import (
 
 def _add_suggest(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--count", type=int, default=20, help="objects to suggest")
+    parser.add_argument(
+        "--count", type=int, default=20, help="objects to suggest; default: %(default)s"
+    )
     parser.add_argument(
         "--groups",
         type=int,
         default=200,
-        help="that the objects are put into, at most; one object of a group is asked for",
+        help="that the objects are put into, at most; one object of a group is asked for; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--max-train",
         type=int,
         default=20_000,
-        help="train objects without a label to choose from, drawn",
+        help="train objects without a label to choose from, drawn; default: %(default)s",
     )
     parser.add_argument(
         "--answer",

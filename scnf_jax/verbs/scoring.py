@@ -74,14 +74,14 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.01,
         help="share of train objects that would be flagged as outliers; of new objects it is a "
-        "larger one, by far where few were trained on",
+        "larger one, by far where few were trained on; default: %(default)s",
     )
     parser.add_argument(
         "--by",
         choices=SCORES,
         default="log_prob",
         help="what flags an outlier: low log p(x), its distance to the train mean, or the "
-        "posterior's entropy",
+        "posterior's entropy; default: %(default)s",
     )
 
 
@@ -99,6 +99,11 @@ def _predict(arguments: argparse.Namespace) -> str:
 def _score(arguments: argparse.Namespace) -> str:
     if not 0 < arguments.quantile < 1:
         raise ValueError(f"quantile: expected a number between 0 and 1, got {arguments.quantile}")
+    if arguments.posterior_at and arguments.by != "entropy":
+        raise ValueError(
+            "posterior-at: expected with --by=entropy alone, since log p(x) is that of the draw of "
+            f"the noise; got --by={arguments.by}"
+        )
     engine = open_engine(arguments, None if arguments.by == "entropy" else "noise")
     objects = input_objects(engine, arguments.input)
     train = train_scores(engine)

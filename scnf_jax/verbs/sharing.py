@@ -19,7 +19,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "--max-objects",
         type=int,
         default=2000,
-        help="objects of probes, embeddings and outliers, each",
+        help="objects of probes, embeddings and outliers, each; default: %(default)s",
     )
 
 
@@ -52,14 +52,14 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("docs/results"),
         metavar="FOLDER",
-        help="of the records, read and added to; default: docs/results",
+        help="of the records, read and added to; default: %(default)s",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("docs/RESULTS.md"),
         metavar="FILE",
-        help="the page; default: docs/RESULTS.md",
+        help="the page; default: %(default)s",
     )
 
 

@@ -34,8 +34,18 @@ def _add_leak(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probes", nargs="+", choices=tuple(PROBES), default=list(PROBES), help="default: all"
     )
-    parser.add_argument("--max-train", type=int, default=5000, help="objects probes learn from")
-    parser.add_argument("--max-test", type=int, default=5000, help="objects they are tested on")
+    parser.add_argument(
+        "--max-train",
+        type=int,
+        default=5000,
+        help="objects probes learn from; default: %(default)s",
+    )
+    parser.add_argument(
+        "--max-test",
+        type=int,
+        default=5000,
+        help="objects they are tested on; default: %(default)s",
+    )
     add_output(parser, "leak.json")
 
 
@@ -67,7 +77,10 @@ def _add_outliers(parser: argparse.ArgumentParser) -> None:
         help="foreign objects: .npy, .npz or a folder of PNG files; may be given more than once",
     )
     parser.add_argument(
-        "--max-test", type=int, default=2000, help="objects of each set; of a file the first ones"
+        "--max-test",
+        type=int,
+        default=2000,
+        help="objects of each set; of a file the first ones; default: %(default)s",
     )
     add_output(parser, "outliers.json")
 
@@ -93,7 +106,9 @@ def _outliers(arguments: argparse.Namespace) -> str:
 
 def _add_figures(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--max-test", type=int, default=2000, help="objects of t-SNE and PCA")
+    parser.add_argument(
+        "--max-test", type=int, default=2000, help="objects of t-SNE and PCA; default: %(default)s"
+    )
     parser.add_argument("--output", metavar="FOLDER", help="default: the run folder")
 
 
