@@ -19,7 +19,7 @@ from flax import nnx
 from scnf_jax.bijectors.actnorm import channel_moments
 from scnf_jax.bijectors.base import Array, Conditioner, Params
 from scnf_jax.bijectors.shape import squeeze
-from scnf_jax.options import check_choice, check_positive
+from scnf_jax.options import check_choice, check_count, check_positive, check_sizes
 
 Padding = Literal["zeros", "reflect"]
 _FEW_CHANNELS = 16
@@ -56,8 +56,7 @@ class MLP(nn.Module):
         """Computes ``theta`` of ``x`` and ``context``; ValueError for widths below 1."""
         if not self.hidden:
             raise ValueError("hidden: expected at least one width, got none")
-        for width in self.hidden:
-            check_positive("hidden", width)
+        check_sizes("hidden", self.hidden)
         h = nn.Dense(self.hidden[0], dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.hidden[0], self.dtype)
         for width in self.hidden[1:]:
@@ -85,8 +84,9 @@ class ResidualMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """Computes ``theta`` of ``x`` and ``context``; ValueError for widths below 1."""
+        """Computes ``theta`` of ``x`` and ``context``; ValueError for sizes that cannot be."""
         check_positive("width", self.width)
+        check_count("num_blocks", self.num_blocks)
         h = nn.Dense(self.width, dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.width, self.dtype)
         for _ in range(self.num_blocks):
@@ -125,8 +125,10 @@ class ResidualConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """Computes ``theta`` of ``x`` and ``context``; ValueError for widths below 1."""
+        """Computes ``theta`` of ``x`` and ``context``; ValueError for sizes that cannot be."""
         check_positive("width", self.width)
+        check_count("num_blocks", self.num_blocks)
+        check_count("num_pointwise", self.num_pointwise)
         h = Conv3x3(self.width, self.padding, dtype=self.dtype, name="input")(x)
         h = _with_context(h, context, self.width, self.dtype)
         for _ in range(self.num_blocks):

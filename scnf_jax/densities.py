@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scnf_jax.bijectors.base import Array, Event, Params, sum_event
+from scnf_jax.bijectors.base import Array, Event, Params, check_event, sum_event
 
 
 class Density(NamedTuple):
@@ -35,7 +35,8 @@ def diagonal_normal() -> Density:
 
     Returns:
       A density over any pytree of ``[batch, *event]`` arrays; params mirror the tree,
-      with leaves ``l [*event]``.
+      with leaves ``l [*event]``. At trace time ``log_prob`` raises ValueError for latents of
+      another shape than ``init`` saw.
 
     References:
       the priors of the code beside Atanov et al. 2019, https://arxiv.org/abs/1905.00505
@@ -47,6 +48,8 @@ def diagonal_normal() -> Density:
 
     def log_prob(params: Params, z: Event) -> Array:
         def leaf_log_prob(raw: Array, leaf: Array) -> Array:
+            expected = ", ".join(["batch", *map(str, raw.shape)])
+            check_event("diagonal_normal", leaf.shape[1:] == raw.shape, f"[{expected}]", leaf)
             sigma = jax.nn.softplus(raw)
             per_element = -0.5 * (leaf / sigma) ** 2 - jnp.log(sigma) - 0.5 * math.log(2 * math.pi)
             return sum_event(per_element)

@@ -23,7 +23,7 @@ from scnf_jax.metrics import log_posterior_of
 from scnf_jax.models import vector
 from scnf_jax.models.glow import CouplingName
 from scnf_jax.models.vector import default_noise, default_prior_precision, default_temperature
-from scnf_jax.options import check_positive, check_range
+from scnf_jax.options import check_positive, check_range, check_sizes
 from scnf_jax.scnf import ClassProbs, SemiConditionalFlow, checked_class_probs
 from scnf_jax.training import (
     Diverged,
@@ -314,8 +314,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         for name in ("steps", "batch_size", "body_steps", "head_steps"):
             check_positive(name, getattr(self, name))
         widths = tuple(np.atleast_1d(self.hidden).tolist())
-        for width in widths:
-            check_positive("hidden", width)
+        check_sizes("hidden", widths)
         return _Architecture(
             num_features,
             num_classes,

@@ -4,14 +4,14 @@ import dataclasses
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"`` for the nearest known word, else the list of known words."""
+    """``"did you mean 'X'?"`` for the nearest known word, else the list of known words."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
@@ -40,8 +40,25 @@ def check_above_zero(field: str, value: float) -> None:
 
 def check_positive(field: str, value: int) -> None:
     """Raises ValueError unless ``value`` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{field}: expected an integer >= 1, got {value!r}")
+    _check_integer(field, value, 1)
+
+
+def check_count(field: str, value: int) -> None:
+    """Raises ValueError unless ``value`` is an integer of at least 0."""
+    _check_integer(field, value, 0)
+
+
+def check_sizes(field: str, values: Sequence[int]) -> None:
+    """Raises ValueError unless ``values`` is a sequence of integers of at least 1."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"{field}: expected several integers, such as (4, 4), got {values!r}")
+    for value in values:
+        check_positive(field, value)
+
+
+def _check_integer(field: str, value: int, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise ValueError(f"{field}: expected an integer >= {low}, got {value!r}")
 
 
 def from_mapping(options: type[T], mapping: Mapping[str, Any], field: str) -> T:

@@ -146,6 +146,20 @@ def test_a_flows_objective_is_refused(changes: dict[str, Any]) -> None:
         make_loss(MODEL, settings["objective"], settings["augment"], 17, 10)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"m1_steps": -1}, "model.m1_steps: expected an integer >= 0, got -1"),
+        ({"num_train": 0}, "model.num_train: expected an integer >= 1, got 0"),
+        ({"num_train": 0.5}, "model.num_train: expected an integer >= 1, got 0.5"),
+        ({"latent_dim": 0}, "model.latent_dim: expected an integer >= 1, got 0"),
+    ],
+)
+def test_sizes_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        m1m2((8, 8, 1), 10, **{"m1_steps": 5, "num_train": 100} | settings)
+
+
 def test_a_run_trains_evaluates_and_loads(tmp_path: Path) -> None:
     config = {
         "dataset": "digits",

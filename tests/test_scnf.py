@@ -332,6 +332,32 @@ def test_bad_model_settings(settings: dict[str, object], message: str) -> None:
         semi_conditional_flow(bj.identity(), bj.identity(), **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 4}, "model.steps: expected several integers, such as .* got 4"),
+        ({"steps": (1, 0)}, "model.steps: expected an integer >= 1, got 0"),
+        ({"width": 4.5}, "width: expected an integer >= 1, got 4.5"),
+        ({"num_blocks": -1}, "num_blocks: expected an integer >= 0, got -1"),
+        ({"num_pointwise": -3}, "num_pointwise: expected an integer >= 0, got -3"),
+        ({"head_blocks": -1}, "num_blocks: expected an integer >= 0, got -1"),
+        ({"split_last": -2}, "model.split_last: expected an integer >= 0, got -2"),
+    ],
+)
+def test_sizes_of_a_glow_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            glow(IMAGE, 3, **{"steps": (1,)} | settings).init, KEY, jnp.zeros((2, *IMAGE))
+        )
+
+
+def test_latents_of_another_shape_have_no_density() -> None:
+    base = diagonal_normal()
+    params = base.init(KEY, jnp.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"diagonal_normal: .* \[batch, 4\], got \(3, 1\)"):
+        base.log_prob(params, jnp.zeros((3, 1)))
+
+
 def test_class_probabilities_may_be_float32() -> None:
     probs = np.full(1000, 1 / 1000, np.float32)
     semi_conditional_flow(bj.identity(), bj.identity(), 1000, class_probs=probs)

@@ -44,7 +44,8 @@ def actnorm(epsilon: float = 1e-6) -> Bijector:
       A bijector on ``[batch, ..., C]`` with params ``bias [C]`` and ``log_scale [C]``.
 
     Raises:
-      ValueError: if ``epsilon`` is negative or not finite; by ``init``, for a batch of no objects.
+      ValueError: if ``epsilon`` is negative or not finite; by ``init``, for a batch of no objects;
+        at trace time, for another number of channels than ``init`` saw.
 
     References:
       Kingma, Dhariwal 2018, "Glow", section 3.1, https://arxiv.org/abs/1807.03039
@@ -57,14 +58,20 @@ def actnorm(epsilon: float = 1e-6) -> Bijector:
         mean, scale = channel_moments(x, epsilon)
         return {"bias": mean, "log_scale": -jnp.log(scale)}
 
+    def check(params: Params, x: Array) -> None:
+        (channels,) = params["bias"].shape
+        check_event("actnorm", x.shape[-1] == channels, f"[batch, ..., {channels}]", x)
+
     def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
+        check(params, x)
         log_det = positions(x) * jnp.sum(params["log_scale"])
         z = (x - params["bias"]) * jnp.exp(params["log_scale"])
         return z, jnp.broadcast_to(log_det, x.shape[:1])
 
     def inverse(params: Params, z: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
+        check(params, z)
         log_det = -positions(z) * jnp.sum(params["log_scale"])
         x = z * jnp.exp(-params["log_scale"]) + params["bias"]
         return x, jnp.broadcast_to(log_det, z.shape[:1])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from scnf_jax.bijectors.base import Array, Bijector, Event, Params, positions
+from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_event, positions
 from scnf_jax.options import check_positive
 
 Kind = Literal["full", "lu", "qr", "householder"]
@@ -186,7 +186,8 @@ def invertible_linear(
 
     Raises:
       ValueError: if ``kind`` or ``start`` is unknown, or ``num_reflections`` below 1; by ``init``,
-        if it is odd and ``start`` is ``identity``.
+        if it is odd and ``start`` is ``identity``; at trace time, for another number of channels
+        than ``init`` saw.
 
     References:
       Kingma, Dhariwal 2018, "Glow", section 3.2, https://arxiv.org/abs/1807.03039;
@@ -217,14 +218,20 @@ def invertible_linear(
         del context
         return weight.init(key, x.shape[-1], x.dtype)
 
+    def check(params: Params, x: Array) -> None:
+        channels = jax.tree.leaves(params)[0].shape[-1]  # the last axis of all of them
+        check_event("invertible_linear", x.shape[-1] == channels, f"[batch, ..., {channels}]", x)
+
     def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
+        check(params, x)
         z = weight.matmul(params, x.reshape(-1, x.shape[-1])).reshape(x.shape)
         log_det = positions(x) * weight.log_abs_det(params)
         return z, jnp.broadcast_to(log_det, x.shape[:1])
 
     def inverse(params: Params, z: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
+        check(params, z)
         x = weight.solve(params, z.reshape(-1, z.shape[-1])).reshape(z.shape)
         log_det = -positions(z) * weight.log_abs_det(params)
         return x, jnp.broadcast_to(log_det, z.shape[:1])

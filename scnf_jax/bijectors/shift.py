@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from scnf_jax.bijectors.base import Array, Bijector, Event, MapFn, Params, zero_log_det
+from scnf_jax.bijectors.base import Array, Bijector, Event, MapFn, Params, check_event, zero_log_det
 
 
 def conditional_shift(start_scale: float = 0.0) -> Bijector:
@@ -23,7 +23,8 @@ def conditional_shift(start_scale: float = 0.0) -> Bijector:
       A bijector on ``[batch, *event]`` with params ``mean [C, *event]``.
 
     Raises:
-      ValueError: at trace time, where there is no context.
+      ValueError: at trace time, where there is no context, or for objects of another shape than
+        ``init`` saw.
 
     References:
       Atanov et al. 2019, "Semi-Conditional Normalizing Flows", section 4 (SCNF-GMM),
@@ -43,6 +44,9 @@ def conditional_shift(start_scale: float = 0.0) -> Bijector:
     def direction(add: Callable[[Array, Array], Array]) -> MapFn:
         def apply(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
             label = check(context).astype(x.dtype)
+            event = params["mean"].shape[1:]
+            expected = ", ".join(["batch", *map(str, event)])
+            check_event("conditional_shift", x.shape[1:] == event, f"[{expected}]", x)
             mean = jnp.tensordot(label, params["mean"], axes=1, precision=jax.lax.Precision.HIGHEST)
             return add(x, mean), zero_log_det(x)
 

@@ -11,7 +11,7 @@ from scnf_jax.bijectors.combinators import Memory
 from scnf_jax.bijectors.coupling import Scale
 from scnf_jax.bijectors.linear import Kind
 from scnf_jax.conditioners import ResidualConv, ResidualMLP
-from scnf_jax.options import check_choice
+from scnf_jax.options import check_choice, check_count, check_sizes
 from scnf_jax.scnf import ClassProbs, SemiConditionalFlow, semi_conditional_flow
 
 CouplingName = Literal["affine", "additive", "spline", "mixture"]
@@ -169,11 +169,19 @@ def glow_body(
       The bijector, and the shape of ``z_f``.
 
     Raises:
-      ValueError: if there is no level, an edge cannot be halved that often, or there is
-        another number of widths.
+      ValueError: if there is no level, an edge cannot be halved that often, there is another
+        number of widths, or a negative number of anything.
     """
     if len(image_shape) != 3:
         raise ValueError(f"glow: expected images (H, W, C), got events of shape {image_shape}")
+    check_sizes("model.steps", steps)
+    for name, number in (
+        ("split_last", split_last),
+        ("histogram_bins", histogram_bins),
+        ("pixel_steps", pixel_steps),
+        ("vector_steps", vector_steps),
+    ):
+        check_count(f"model.{name}", number)
     height, width_px, channels = image_shape
     factor = 2 ** len(steps)
     if not steps or height % factor or width_px % factor:
@@ -181,9 +189,9 @@ def glow_body(
             f"glow: expected image edges divisible by 2^{len(steps)} for {len(steps)} levels, got "
             f"{height}x{width_px}"
         )
-    widths = [width] * len(steps) if isinstance(width, int) else list(width)
+    widths = width if isinstance(width, Sequence) else [width] * len(steps)
     if len(widths) != len(steps):
-        raise ValueError(f"glow: expected {len(steps)} widths, one a level, got {widths}")
+        raise ValueError(f"glow: expected {len(steps)} widths, one a level, got {list(widths)}")
 
     check_choice("model.dtype", dtype, (None, "float32", "bfloat16"))
     make_steps = functools.partial(
@@ -230,7 +238,6 @@ def glow(
     head_steps: int = 8,
     head_width: int = 64,
     head_blocks: int = 1,
-    head_coupling: CouplingName = "affine",
     class_probs: ClassProbs = "equal",
     **body: Unpack[BodySettings],
 ) -> SemiConditionalFlow:
@@ -242,7 +249,6 @@ def glow(
       head_steps: flow steps of the head.
       head_width: of its residual conditioners.
       head_blocks: of its residual conditioners.
-      head_coupling: name of its coupling.
       class_probs: p(y); see :func:`~scnf_jax.scnf.semi_conditional_flow`.
       **body: see :func:`glow_body`; ``linear``, ``unroll``, ``memory`` and ``dtype`` are the
         head's, too.
@@ -271,7 +277,6 @@ def glow(
         math.prod(z_f),
         dense,
         linear=body.get("linear", "full"),
-        coupling=head_coupling,
         unroll=body.get("unroll", 1),
         memory=body.get("memory", "store"),
     )

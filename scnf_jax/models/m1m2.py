@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from scnf_jax.bijectors.base import Array, Conditioner, Params
 from scnf_jax.conditioners import MLP
+from scnf_jax.options import check_count, check_positive
 
 _SPREAD_RATE = 30.0
 _MIN_SPREAD = 0.1
@@ -74,10 +75,16 @@ def m1m2(
       The model, which the trainer takes like a flow. It has no density: bits/dim of
       re-binarised pixels cannot be compared with those of grey levels, and are left out.
 
+    Raises:
+      ValueError: for a size below 1, or ``m1_steps`` below 0.
+
     References:
       Kingma, Rezende, Mohamed, Welling 2014, "Semi-Supervised Learning with Deep
       Generative Models", sections 2-4, https://arxiv.org/abs/1406.5298
     """
+    check_count("model.m1_steps", m1_steps)
+    for name, value in ("num_train", num_train), ("latent_dim", latent_dim):
+        check_positive(f"model.{name}", value)
     size = math.prod(event_shape)
     nets: dict[str, Conditioner] = {
         "encoder": MLP(2 * latent_dim, hidden, jax.nn.softplus),

@@ -277,6 +277,24 @@ def test_shapes_that_do_not_fit(layer: bj.Bijector, shape: tuple[int, ...], mess
         jax.eval_shape(trace, jnp.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    ("layer", "seen", "given", "message"),
+    [
+        (bj.actnorm(), (3, 4), (3, 1), r"actnorm: expected x of shape \[batch, ..., 4\], got"),
+        (bj.invertible_linear("qr"), (3, 4), (3, 2), r"invertible_linear: .* \[batch, ..., 4\]"),
+        (bj.conditional_shift(), (3, 4), (3, 1), r"conditional_shift: .* \[batch, 4\], got"),
+    ],
+)
+def test_shapes_other_than_init_saw(
+    layer: bj.Bijector, seen: tuple[int, ...], given: tuple[int, ...], message: str
+) -> None:
+    context = jnp.ones((1, 2))
+    params = layer.init(KEY, jax.random.normal(KEY, seen), context)
+    for direction in (layer.forward, layer.inverse):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(direction, params, jnp.zeros(given), context)
+
+
 @pytest.mark.parametrize("memory", ["store", "recompute", "invert"])
 def test_what_repeat_maps_keeps_its_dtype(memory: str) -> None:
     layer, x = bj.repeat(bj.actnorm(), 2, memory=memory), normal(4, 2)
