@@ -322,7 +322,12 @@ class _Loop:
         seconds = time.perf_counter() - start
         self.meta["train_seconds"] += seconds
         self.step += self.options.chunk
-        record = {name: float(np.mean(value)) for name, value in values.items()}
+        good = np.isfinite(values["loss"]) & np.isfinite(values["grad_norm"])
+        record = {
+            name: float(value[good].mean()) if good.any() else math.nan
+            for name, value in values.items()
+        }
+        record["skipped_steps"] = int((~good).sum())
         record["images_per_second"] = self.options.chunk * self.options.batch_size / seconds
         self._record("train", record)
         if has_diverged(in_a_row, self.options.steps):

@@ -55,6 +55,13 @@ def test_events_that_cannot_be_written_are_an_error_of_the_caller(
     log.close()
 
 
+def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, "train", {"loss": float("nan"), "grad_norm": float("inf"), "skipped_steps": 1})
+    log.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "split": "train", "skipped_steps": 1.0}]
+
+
 def test_resuming_cuts_later_records_and_a_half_written_line_alone(tmp_path: Path) -> None:
     lines = [b'{"step": %d, "split": "train", "loss": 0.5}' % step for step in (10, 20, 30)]
     foreign = [b"\xff\xfe", b"[1]", b'{"a": 1}', b'{"step": "two", "split": "test"}', b"<<<<"]

@@ -1,6 +1,7 @@
 """Metrics on disk: JSON lines always, TensorBoard events beside them."""
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -33,15 +34,15 @@ class MetricsLog:
         self._board = _board(folder / "tensorboard", step)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Appends one record of a split, ``train`` or ``test``.
+        """Appends one record of a split, ``train`` or ``test``, without what is not finite.
 
         Raises:
           OSError: where a file cannot be written.
         """
-        record = {"step": step, "split": split, **{k: float(v) for k, v in metrics.items()}}
-        self._stream.write(json.dumps(record) + "\n")
+        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}  # JSON has no NaN
+        self._stream.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         if self._board is not None:
-            self._board.write(step, {f"{split}/{k}": float(v) for k, v in metrics.items()})
+            self._board.write(step, {f"{split}/{k}": v for k, v in finite.items()})
 
     def close(self) -> None:
         """Flushes and closes both."""
