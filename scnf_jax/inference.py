@@ -164,6 +164,16 @@ class Engine:
         parts = [self.scores_of_batch(x[part], part, density) for part in self.batches(len(x))]
         return Scores(*joined(parts))
 
+    def posterior_of_latents(self, x: np.ndarray) -> np.ndarray:
+        """``log p(y = k | z_f) [N, K]`` of the ``z_f`` of :meth:`encode`.
+
+        That of :meth:`scores` is of another input where objects are classified in the middle.
+        """
+        parts = [
+            self._run(self._log_joint, x[part], self._rows(part)) for part in self.batches(len(x))
+        ]
+        return log_posterior_of(np.concatenate(parts).astype(np.float64))
+
     def labels(self, x: np.ndarray, choice: str, given: np.ndarray | None = None) -> np.ndarray:
         """Labels to encode objects under.
 

@@ -28,6 +28,7 @@ from scnf_jax.inference import Engine, Scores
 from scnf_jax.loading import LoadedRun
 from scnf_jax.metrics import error_percent
 from scnf_jax.reporting.pictures import plot_grid
+from scnf_jax.reporting.studies import outlier_study, outlier_table
 from scnf_jax.runs import summarize_scores
 from scnf_jax.scnf import Latents, semi_conditional_flow
 
@@ -196,8 +197,8 @@ class Guesser:
         trace = np.stack([noise, label != true], -1)  # of a label that is not the object's own
         return Latents(trace, ((true == 1)[:, None],), np.eye(3)[says])
 
-    def scores(self, x: np.ndarray, density: bool = True) -> Scores:
-        return Scores(np.log(0.01 + 0.97 * np.eye(3)[x[:, 2]]), None, None)
+    def posterior_of_latents(self, x: np.ndarray) -> np.ndarray:
+        return np.log(0.01 + 0.97 * np.eye(3)[x[:, 2]])
 
     def labels(self, x: np.ndarray, choice: str) -> np.ndarray:
         assert choice == "likely"
@@ -309,6 +310,26 @@ def test_what_is_not_published_is_drawn_anew(plain: LoadedRun) -> None:
     assert not np.isin(first[:, :2], second[:, :2]).any()
     whole = Hidden(z_h, z_h[::-1])
     np.testing.assert_array_equal(restore(Engine(plain, 50), whole, label)[:, :2], z_h[::-1])
+
+
+def test_the_posterior_of_latents_is_that_of_the_noise() -> None:
+    model = semi_conditional_flow(bj.logit(), bj.conditional_shift(5.0), 3)
+    params = model.init(jax.random.key(0), jnp.full((1, 2), 0.5))
+    config = dict.fromkeys(("steps", "batch_size", "eval_every", "checkpoint_every"), 1)
+    config |= {"dataset": "", "num_labelled": 0, "model": {}}
+    run = LoadedRun(model, params, config, 0, Path(), (2,), 2, "")
+    x = RNG.randint(0, 2, (5, 2)).astype(np.uint8)
+    at_noise, middle = (Engine(run, 2, posterior_at=at) for at in ("noise", "middle"))
+    expected = at_noise.scores(x).log_posterior
+    np.testing.assert_allclose(middle.posterior_of_latents(x), expected, rtol=1e-6)
+    assert np.abs(middle.scores(x).log_posterior - expected).max() > 0.01
+
+
+def test_an_outlier_study_where_nothing_is_finite_and_of_reserved_names() -> None:
+    record = {"bits_per_dim": {"test set": None}, "auroc": {}}
+    assert "Mean of the test set: not finite bits/dim." in outlier_table(record)
+    with pytest.raises(ValueError, match="other: expected another name than 'test set'"):
+        outlier_study(None, None, {"test set": np.zeros(1)}, 5, Path())  # type: ignore[arg-type]
 
 
 def test_labels_are_sampled_from_the_posterior(plain: LoadedRun) -> None:

@@ -190,12 +190,12 @@ def measure_leak(
             probe: run_probe(PROBES[probe](seed), train, test, num_classes) for probe in probes
         }
     test_y = parts[1][1]
-    scores = engine.scores(parts[1][0], density=False)
+    log_posterior = engine.posterior_of_latents(parts[1][0])
     return Leak(
         chance_percent=100.0 * float(np.bincount(test_y).max() / len(test_y)),
-        model_accuracy_percent=100.0 - error_percent(scores.log_posterior, test_y),
+        model_accuracy_percent=100.0 - error_percent(log_posterior, test_y),
         probes=results,
-        posterior_bits=information_bits(np.exp(scores.log_posterior), test_y),
+        posterior_bits=information_bits(np.exp(log_posterior), test_y),
         entropy_bits=class_entropy_bits(test_y),
         num_train=len(known),
         num_test=len(test_y),

@@ -5,6 +5,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 
+def row(cells: Sequence[str]) -> str:
+    """One line of a pipe table."""
+    return "| " + " | ".join(cells) + " |"
+
+
 def to_html(text: str) -> str:
     """Turns paragraphs, pipe tables and ``-`` lists into HTML.
 
@@ -24,7 +29,7 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> str:
         return f"<tr>{shown}</tr>"
 
     top = line(head, "th") if head else ""
-    lines = "".join(line(row, "td") for row in rows)
+    lines = "".join(line(cells, "td") for cells in rows)
     return f'<div class="wide"><table>{top}{lines}</table></div>'
 
 

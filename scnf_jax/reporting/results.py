@@ -1,7 +1,6 @@
 """The table of results, from the records of runs."""
 
 import hashlib
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scnf_jax.folders import made, read_settings, write_json, write_text
+from scnf_jax.folders import made, read_json, read_settings, write_json, write_text
 from scnf_jax.loading import WEIGHTS
+from scnf_jax.reporting import markdown
 from scnf_jax.reporting.log import read_metrics
 
 
@@ -98,17 +98,15 @@ def collect(run: Path) -> dict[str, Any]:
         raise ValueError(
             f"{run}: expected a run folder, got an exported model, which has no result"
         )
-    path = run / "summary.json"
-    if path.exists():
-        record = json.loads(path.read_text())
-    else:
+    record = read_json(run / "summary.json")
+    if not record:
         evaluated = [r for r in read_metrics(run) if r["split"] == "test"]
         last = evaluated[-1] if evaluated else {}
         record = {
             "status": "unfinished",
-            "dataset": settings.config["dataset"],
+            "dataset": settings.config.get("dataset"),
             "config": settings.config,
-            "seed": settings.config["seed"],
+            "seed": settings.config.get("seed"),
             "steps": last.get("step", 0),
             "test_error_percent": last.get("error_percent"),
             "bits_per_dim": last.get("bits_per_dim"),
@@ -147,10 +145,22 @@ def save_records(runs: Iterable[Path], folder: Path) -> None:
         record = collect(run)
         if not record["command"]:
             raise ValueError(f"{run}: expected a run of train.py, found no command in config.json")
+        _check(record, run, "train it again")
         records.append(record)
     made(folder, "records")
     for record in records:
         write_json(folder / record_name(record), record)
+
+
+def _check(record: Mapping[str, Any], path: Path, remedy: str) -> None:
+    """Raises ValueError where a record lacks something that its line needs."""
+    try:
+        _line(Row("", ""), [record])
+        record_name(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected a run's record, got a damaged one ({error!r}); {remedy}"
+        ) from None
 
 
 def _base_command(record: Mapping[str, Any]) -> str:
@@ -199,7 +209,7 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
     published = [row.paper_error, row.paper_bits]
     if not records:
         cells = [row.label, "not run", "-", *published, "0", "0", "-", "-", ""]
-        return _join([*cells, f"`python train.py --config={row.config}`"])
+        return markdown.row([*cells, f"`python train.py --config={row.config}`"])
     errors = [r["test_error_percent"] for r in finished]
     bits = [r["bits_per_dim"] for r in finished if r["bits_per_dim"] is not None]
     notes = [_notes(records[0])]
@@ -214,7 +224,7 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
     seeds = ", ".join(str(r["seed"]) for r in finished)
     devices = {trained_on(r) for r in finished}
     seconds = [r["train_seconds"] for r in finished]
-    return _join(
+    return markdown.row(
         [
             row.label,
             _spread(errors, 2),
@@ -234,10 +244,6 @@ def trained_on(record: Mapping[str, Any]) -> str:
     """The devices that trained a run, and the cores that it might use."""
     cores = record["cpu_count"]
     return f"{record['device']}, {cores} core{'' if cores == 1 else 's'}"
-
-
-def _join(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 _HEADER = (
@@ -267,19 +273,20 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
         "on unaugmented test objects: those of images at one draw of the dequantisation noise, at",
         "which errors are, too, unless notes say otherwise; those of vectors and points are",
         "-log2 p(x) / D of their features as given, a differential entropy, which may be negative",
-        "and compares with that of no other data. The columns headed *paper* are what Atanov et al.",
-        "published for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no",
+        "and compares with that of no other data. The columns headed *paper* are what Atanov et",
+        "al. published for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no",
         "density. Where notes name a folder or file in `runs/`, it has to be there first, by the",
         "commands of the README and of EXPERIMENTS.md; where they name `:MODE`, the command trains",
         "that mode of its config file first, in time that is not counted. Cores are those that a",
-        "run might use; older records have those of the machine, of which `mnist.py:small` used one.",
+        "run might use; older records have those of the machine, of which `mnist.py:small` used",
+        "one.",
     ]
     for title, rows in SECTIONS.items():
-        lines += ["", f"## {title}", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
+        lines += ["", f"## {title}", "", markdown.row(_HEADER), "|" + "---|" * len(_HEADER)]
         for row in rows:
             lines.append(_line(row, groups.pop(f"python train.py --config={row.config}", [])))
     if groups:
-        lines += ["", "## Other settings", "", _join(_HEADER), "|" + "---|" * len(_HEADER)]
+        lines += ["", "## Other settings", "", markdown.row(_HEADER), "|" + "---|" * len(_HEADER)]
         lines += [_line(Row("-", ""), group) for group in groups.values()]
     return "\n".join(lines) + "\n"
 
@@ -299,14 +306,8 @@ def write_table(folder: Path, path: Path) -> int:
     """
     records = []
     for file in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(file.read_text())
-            _line(Row("", ""), [record])  # has all that a line needs
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{file}: expected a run's record, got a damaged one ({error}); write it again "
-                "with python -m scnf_jax table RUN"
-            ) from None
+        record = read_json(file)
+        _check(record, file, "write it again with python -m scnf_jax table RUN")
         records.append(record)
     if not records:
         raise ValueError(

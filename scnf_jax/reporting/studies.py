@@ -1,6 +1,6 @@
 """Studies of a trained model: leak, outliers, figures; as records, tables and pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from scnf_jax.reporting.charts import plot_embeddings, plot_log_probs
 from scnf_jax.reporting.figures import plot_curves
 from scnf_jax.reporting.gallery import plot_gallery
 from scnf_jax.reporting.log import read_metrics
+from scnf_jax.reporting.markdown import row
 from scnf_jax.reporting.pictures import drawable
+
+_OWN = "test set"
 
 
 def leak_record(leak: Leak) -> dict[str, Any]:
@@ -34,9 +37,9 @@ def leak_table(record: Mapping[str, Any]) -> str:
         f"Accuracy of probes for the class, % (95% interval); {record['num_train']} objects to "
         f"learn from, {record['num_test']} others to test on.",
         f"Chance, always the most frequent class: {record['chance_percent']:.1f}%. The model's own "
-        f"posterior: {record['model_accuracy_percent']:.1f}%.",
+        f"posterior of this z_f: {record['model_accuracy_percent']:.1f}%.",
         "",
-        _row(["probe", *names]),
+        row(["probe", *names]),
         "|" + "---|" * (len(names) + 1),
     ]
     for probe in next(iter(record["probes"].values())):
@@ -45,9 +48,9 @@ def leak_table(record: Mapping[str, Any]) -> str:
             f"{c['accuracy_percent']:.1f} ({c['low_percent']:.1f}-{c['high_percent']:.1f})"
             for c in cells
         ]
-        lines.append(_row([probe.replace("_", " "), *shown]))
+        lines.append(row([probe.replace("_", " "), *shown]))
     bits = [max(c["information_bits"] for c in record["probes"][name].values()) for name in names]
-    lines.append(_row(["information, at least, bits", *(f"{b:.2f}" for b in bits)]))
+    lines.append(row(["information, at least, bits", *(f"{b:.2f}" for b in bits)]))
     lines += [
         "",
         f"Of the class's {record['entropy_bits']:.2f} bits the model's own p(y|x) proves at least "
@@ -90,7 +93,13 @@ def outlier_study(
 
     Returns:
       ``auroc`` by set and by score, ``num_objects`` by set, mean ``bits_per_dim`` by set.
+
+    Raises:
+      ValueError: where a set has the name of the test set or of its corruptions.
     """
+    for name in others:
+        if name.startswith(_OWN):
+            raise ValueError(f"other: expected another name than {_OWN!r}, got {name!r}; rename it")
 
     def some(x: TrainObjects) -> np.ndarray:
         return take(x, at_most(max_test, np.arange(x.shape[0])))
@@ -101,10 +110,10 @@ def outlier_study(
         square = test.shape[1] == test.shape[2]
         for name in CORRUPTIONS:
             if square or name != "rotation":
-                sets[f"test set, {name}"] = corrupt(test, name, dataset.num_levels)
+                sets[f"{_OWN}, {name}"] = corrupt(test, name, dataset.num_levels)
     train_log_prob = np.asarray(engine.scores(some(dataset.train_x)).log_prob)
-    scored = {"test set": engine.scores(test)} | {k: engine.scores(x) for k, x in sets.items()}
-    inside = outlier_scores(scored["test set"], train_log_prob)
+    scored = {_OWN: engine.scores(test)} | {k: engine.scores(x) for k, x in sets.items()}
+    inside = outlier_scores(scored[_OWN], train_log_prob)
     table = {}
     for name in sets:
         outside = outlier_scores(scored[name], train_log_prob)
@@ -127,24 +136,23 @@ def _finite_mean(values: np.ndarray) -> float | None:
 def outlier_table(record: Mapping[str, Any]) -> str:
     """An outlier study's record as a table in Markdown."""
     heads = ["foreign objects", "-log p(x)", "|log p(x) - mean|", "posterior's entropy", "bits/dim"]
-    own = record["bits_per_dim"]["test set"]
+    own = record["bits_per_dim"][_OWN]
     lines = [
         "AUROC: 1 tells every foreign object from the test set, 0.5 is chance, below 0.5 foreign "
         "objects look more usual than the model's own.",
-        f"Mean of the test set: {own:.3f} bits/dim.",
+        f"Mean of the test set: {_bits(own)} bits/dim.",
         "",
-        _row(heads),
+        row(heads),
         "|" + "---|" * len(heads),
     ]
     for name, values in record["auroc"].items():
-        bits = record["bits_per_dim"][name]
-        shown = "not finite" if bits is None else f"{bits:.3f}"
-        lines.append(_row([name, *(f"{values[score]:.3f}" for score in SCORES), shown]))
+        bits = _bits(record["bits_per_dim"][name])
+        lines.append(row([name, *(f"{values[score]:.3f}" for score in SCORES), bits]))
     return "\n".join(lines)
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _bits(bits: float | None) -> str:
+    return "not finite" if bits is None else f"{bits:.3f}"
 
 
 def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) -> dict[str, str]:
@@ -174,7 +182,7 @@ def draw_figures(folder: Path, engine: Engine, dataset: Dataset, max_test: int) 
         "z_f: carries the class": flat(latents.z_f),
         "z_h of the true label": flat(latents.z_h),
     }
-    for method in EMBEDDINGS:
+    for method in EMBEDDINGS if len(x) > 1 else ():
         name = f"latents-{method.lower()}.png"
         points = {title: embed(z, method) for title, z in parts.items()}
         plot_embeddings(folder / name, points, y, method)
