@@ -25,6 +25,7 @@ from scnf_jax.models import build_model
 from scnf_jax.settings import RunOptions, parse_config
 
 WEIGHTS = "model.safetensors"
+_FORMAT = "scnf_jax"
 
 
 class LoadedRun(NamedTuple):
@@ -164,12 +165,23 @@ def export_folder(run: LoadedRun, folder: str | os.PathLike[str]) -> Path:
     path = Path(folder).expanduser().resolve()
     if path == run.folder.resolve():
         raise ValueError(f"output: expected another folder than the run's own, got {path}")
-    if path.is_dir() and any(path.iterdir()) and not (path / WEIGHTS).exists():
+    if path.is_dir() and any(path.iterdir()) and not _is_export(path):
         raise ValueError(
             f"output: expected a new folder, or one that export wrote, got {path}, which holds "
             "other files"
         )
     return path
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the weights in a folder are of this package; other models have files of this name."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="numpy") as archive:
+            return bool((archive.metadata() or {}).get("format") == _FORMAT)
+    except (OSError, SafetensorError):
+        return False
 
 
 def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> list[Path]:
@@ -204,7 +216,7 @@ def export_run(run: LoadedRun, folder: str | os.PathLike[str], card: str) -> lis
     arrays = jax.tree.map(np.ascontiguousarray, jax.device_get(checkpoints.flatten(run.params)))
     try:
         with replacing(path / WEIGHTS) as temporary:
-            save_file(arrays, temporary, {"step": str(run.step), "format": "scnf_jax"})
+            save_file(arrays, temporary, {"step": str(run.step), "format": _FORMAT})
     except SafetensorError as error:
         raise ValueError(f"output: {path / WEIGHTS} could not be written ({error})") from None
     write_text(path / "README.md", card)

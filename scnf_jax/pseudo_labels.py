@@ -125,6 +125,10 @@ def add_pseudo_labels(
             f"pseudo_labels: expected a finished run, got {source} at step {run.step} of "
             f"{run.options.steps}; the command that trains it resumes"
         )
+    if read_json(source / "summary.json").get("status") == "diverged":
+        raise ValueError(
+            f"pseudo_labels: expected a run that has not diverged, got {source}; train another one"
+        )
     for name in _SAW_THE_SAME:
         theirs, ours = getattr(run.options, name), getattr(options, name)
         if theirs != ours:

@@ -178,6 +178,13 @@ def test_a_teacher_that_is_not_done_is_refused(teacher: Path, tmp_path: Path) ->
         runs.prepare(config, tmp_path / "run")
 
 
+def test_a_teacher_that_has_diverged_is_refused(teacher: Path, tmp_path: Path) -> None:
+    diverged = shutil.copytree(teacher, tmp_path / "diverged")
+    (diverged / "summary.json").write_text('{"status": "diverged"}')
+    with pytest.raises(ValueError, match="expected a run that has not diverged, got"):
+        runs.prepare(TINY | {"pseudo_labels": str(diverged)}, tmp_path / "run")
+
+
 def test_a_source_is_trained_once_while_the_folder_is_claimed(
     teacher: Path, tmp_path: Path
 ) -> None:

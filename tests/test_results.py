@@ -108,7 +108,7 @@ def test_a_baseline_that_was_stopped_is_in_the_table(tmp_path: Path) -> None:
 def test_records_of_long_commands_are_kept_apart(tmp_path: Path) -> None:
     long = COMMAND + "".join(f" --config.objective.weight_{k}=0" for k in range(20))
     runs = [
-        make_run(tmp_path / f"{k}", f"{long} --config.last={k}", 0, status="finished")
+        make_run(tmp_path / f"{k}", f"{long} --config.last={k}", 0, status="finished", test_error_percent=4.0)
         for k in range(2)
     ]
     results.save_records(runs, tmp_path / "records")
@@ -163,7 +163,20 @@ def test_every_row_has_a_config(config: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["no run", "{", "[]", "{}", '"a"', '{"command": 1}', "nothing", "no command", "export"]
+    "case",
+    [
+        "no run",
+        "{",
+        "[]",
+        "{}",
+        '"a"',
+        '{"command": 1}',
+        "nothing",
+        "no command",
+        "export",
+        "torn",
+        "bare",
+    ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -180,6 +193,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
     elif case == "export":
         arguments.append(str(make_run(tmp_path / "a", COMMAND, 0)))
         (tmp_path / "a" / "model.safetensors").touch()
+    elif case in ("torn", "bare"):
+        arguments.append(str(make_run(tmp_path / "a", COMMAND, 0)))
+        text = "" if case == "torn" else '{"status": "finished"}'
+        (tmp_path / "a" / "summary.json").write_text(text)
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("scnf_jax: ")

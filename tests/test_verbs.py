@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import scnf_jax
 from scnf_jax import inference, runs
@@ -214,7 +215,11 @@ def test_pictures_go_in_and_out(
         np.testing.assert_array_equal(read_png(first, (8, 8, 1), 17), samples["x"][0])
         sevens = samples["x"]
     again = ("sample", run, "--label=7", "--count=3", "--seed=1", f"--output={tmp_path}/sevens")
+    photo = tmp_path / "sevens" / "png" / "class_photo-20240101.png"
+    photo.touch()
     say(capsys, *again)
+    assert photo.exists()
+    photo.unlink()
     assert len(list(first.parent.iterdir())) == 3  # none of the earlier call
     with np.load(tmp_path / "sevens" / "samples.npz") as samples:
         assert (samples["x"] != sevens[:3]).any((1, 2, 3)).all()
@@ -332,9 +337,12 @@ def test_a_report_holds_everything(
     shutil.copytree(run, folder)
     baseline = {
         **json.loads((folder / "summary.json").read_text()),
-        "config": {"baseline": {"name": "label_spreading"}},
+        "config": {"baseline": {"name": "label_spreading"}, "validation_size": 0},
         "test_error_percent": 12.25,
     }
+    for number, text in enumerate(("", "[]", '{"config": null}', '{"config": {"baseline": 1}}')):
+        (tmp_path / "runs" / f"a stranger's {number}").mkdir()
+        (tmp_path / "runs" / f"a stranger's {number}" / "summary.json").write_text(text)
     (tmp_path / "runs" / "other").mkdir()
     (tmp_path / "runs" / "other" / "summary.json").write_text(json.dumps(baseline))
     said = say(capsys, "report", folder, "--max-objects=120")
@@ -420,6 +428,17 @@ def test_the_card_says_how_frequent_classes_are_unless_equally(run: Path) -> Non
         assert describe(loaded._replace(model=model), {})["p(y)"].endswith(said)
 
 
+def test_another_packages_model_is_not_replaced_by_an_export(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {"weight": np.zeros(2, np.float32)}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text("{}")
+    said = complain(capsys, "export", run, f"--output={tmp_path}")
+    assert "expected a new folder, or one that export wrote" in said
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
 def test_other_data_than_those_of_the_run_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,14 +488,14 @@ def test_other_data_than_those_of_the_run_are_refused(
             ["outliers", "--other={pics}", "--output={pics}/o.json"],
             "densities.png is read by this command",
         ),
-        (["relabel", "--count=0"], "count: expected an integer >= 1"),
+        (["relabel", "--count=0"], "count: expected at least 1"),
         (["restore", "--input={scans}", "--label=1", "--output=x.npz"], "of obfuscate"),
         (["restore", "--input={foreign}", "--label=1", "--output=x.npz"], "latents of this model"),
         (["restore", "--input={foreign}", "--output=x.npz"], "either --label=K or"),
         (["restore", "--input={wordy}", "--label=1", "--output=x.npz"], "one row of numbers"),
         (["restore", "--input={nobody}", "--label=1", "--output=x.npz"], "an object, of at least"),
         (["sample", "--label=10"], "label: expected 0..9, got 10"),
-        (["sample", "--count=0"], "count: expected an integer >= 1"),
+        (["sample", "--count=0"], "count: expected at least 1"),
         (["sample", "--temperature=0"], "temperature: expected a number > 0"),
         (["score", "--input={scans}", "--output=x.csv", "--quantile=2"], "between 0 and 1"),
         (["evaluate", "--batch-size=0"], "batch_size: expected an integer >= 1"),

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scnf_jax.metrics import is_right
+from scnf_jax.metrics import is_right, margins
 
 
 class Reliability(NamedTuple):
@@ -101,8 +101,7 @@ def error_at_coverage(
       Geifman, El-Yaniv 2017, "Selective Classification for Deep Neural Networks",
       section 2, https://arxiv.org/abs/1705.08500
     """
-    top = np.sort(log_posterior, -1)
-    margin = top[:, -1] - top[:, -2] if log_posterior.shape[-1] > 1 else top[:, -1]
+    margin = margins(log_posterior) if log_posterior.shape[-1] > 1 else log_posterior[:, 0]
     order = np.argsort(-margin, kind="stable")  # what is not a number comes last
     wrong = ~is_right(log_posterior, labels)[order]
     taken = np.arange(1, len(labels) + 1)

@@ -1,6 +1,7 @@
 """``report.html``: everything about a run in one page that opens without a network."""
 
 import base64
+import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -184,23 +185,26 @@ def _pictures(folder: Path, captions: Mapping[str, str]) -> str:
 def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
     """Classifiers on the same label draw, from the run folders beside this one."""
     same = ("dataset", "num_labelled", "label_seed", "label_file", "evaluated_on")
-    rows = []
+    options, rows = engine.run.options, []
     for path in sorted(engine.run.folder.parent.glob("*/summary.json")):
-        other = read_json(path)
-        if "baseline" in other.get("config", {}) and all(
-            other.get(key) == summary.get(key) for key in same
-        ):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # of a stranger's file
+            other = read_json(path)
             name = other["config"]["baseline"]["name"].replace("_", " ")
-            rows.append((name, f"{other['test_error_percent']:.2f}%", "-"))
+            if other["config"]["validation_size"] == options.validation_size and all(
+                other.get(key) == summary.get(key) for key in same
+            ):
+                rows.append((name, f"{other['test_error_percent']:.2f}%", "-"))
     if not rows:
-        options = engine.run.options
-        command = (
-            "python train.py --config=configs/baselines.py:label_spreading "
-            f"--config.dataset={options.dataset} --config.num_labelled={options.num_labelled} "
-            f"--config.label_seed={options.resolved_label_seed}"
-        )
-        if options.label_file:
-            command += " " + shlex.quote(f"--config.label_file={options.resolved_label_file}")
+        settings = {
+            "dataset": options.dataset,
+            "num_labelled": options.num_labelled,
+            "label_seed": options.resolved_label_seed,
+            "validation_size": options.validation_size or None,
+            "label_file": options.resolved_label_file,
+        }
+        given = [f"--config.{key}={value}" for key, value in settings.items() if value is not None]
+        config = "--config=configs/baselines.py:label_spreading"
+        command = shlex.join(["python", "train.py", config, *given])
         return (
             "<p>No baseline on the same labels lies beside this run. To have them here, run "
             f"<code>{escape(command)}</code> with a <code>--workdir</code> beside this folder.</p>"
@@ -211,7 +215,8 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
 def _commands(engine: Engine, leaks: bool) -> str:
     """The commands that give what is on the page, those alone that the run has something for."""
     run = engine.run
-    lines = [f"{run.command} --workdir={run.folder.name}"] if run.command else []
+    name = shlex.quote(run.folder.name)
+    lines = [f"{run.command} --workdir={name}"] if run.command else []
     shown = {
         "evaluate": True,
         "leak": leaks,
@@ -219,5 +224,5 @@ def _commands(engine: Engine, leaks: bool) -> str:
         "figures": engine.has_density,
         "report": True,
     }
-    lines += [f"python -m scnf_jax {verb} {run.folder.name}" for verb in shown if shown[verb]]
+    lines += [f"python -m scnf_jax {verb} {name}" for verb in shown if shown[verb]]
     return f"<pre>{escape(chr(10).join(lines))}</pre>"

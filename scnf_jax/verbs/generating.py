@@ -1,6 +1,7 @@
 """``sample``, ``relabel``, ``obfuscate``, ``restore``: objects out of a model."""
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from scnf_jax.verbs.common import (
     add_output,
     add_run,
     check_is_not_read,
+    check_limits,
     input_objects,
     open_engine,
     output_folder,
@@ -28,6 +30,7 @@ from scnf_jax.verbs.common import (
 )
 
 _CHECKED = 500
+_SAMPLE = re.compile(r"class\d+-\d{4,}\.png")
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +52,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 def _sample(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
     num_classes = engine.run.num_classes
-    if arguments.count < 1:
-        raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
+    check_limits(arguments, "count")
     check_above_zero("temperature", arguments.temperature)
     if arguments.label is not None:
         _check_label(arguments.label, num_classes)
@@ -70,8 +72,9 @@ def _write_pictures(folder: Path, engine: Engine, x: np.ndarray, label: np.ndarr
     if levels is None or not drawable(x.shape, levels):
         return "no pictures of such objects"
     singles = made(folder / "png", "output")
-    for earlier in singles.glob("class*-[0-9][0-9][0-9][0-9]*.png"):
-        earlier.unlink()
+    for earlier in singles.iterdir():
+        if _SAMPLE.fullmatch(earlier.name):
+            earlier.unlink()
     for number, (image, y) in enumerate(zip(x, label, strict=True)):
         write_png(singles / f"class{y}-{number:04d}.png", image, levels)
     classes = np.unique(label)
@@ -121,8 +124,7 @@ def _relabel(arguments: argparse.Namespace) -> str:
             f"relabel: draws images of 1 or 3 channels, the model's objects are {run.event_shape}; "
             "obfuscate and restore take all objects"
         )
-    if arguments.count < 1:
-        raise ValueError(f"count: expected an integer >= 1, got {arguments.count}")
+    check_limits(arguments, "count")
     objects = input_objects(engine, arguments.input)
     num = min(arguments.count, len(objects))
     picture = output_path(arguments, engine, "relabelled.png", [".png"])
