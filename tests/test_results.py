@@ -108,7 +108,13 @@ def test_a_baseline_that_was_stopped_is_in_the_table(tmp_path: Path) -> None:
 def test_records_of_long_commands_are_kept_apart(tmp_path: Path) -> None:
     long = COMMAND + "".join(f" --config.objective.weight_{k}=0" for k in range(20))
     runs = [
-        make_run(tmp_path / f"{k}", f"{long} --config.last={k}", 0, status="finished", test_error_percent=4.0)
+        make_run(
+            tmp_path / f"{k}",
+            f"{long} --config.last={k}",
+            0,
+            status="finished",
+            test_error_percent=4.0,
+        )
         for k in range(2)
     ]
     results.save_records(runs, tmp_path / "records")
