@@ -13,7 +13,7 @@ _programs = tempfile.TemporaryDirectory(prefix="scnf_jax-programs-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know this flag
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones stop at this flag
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     ).strip()
