@@ -13,8 +13,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scnf_jax", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
-        symbol = not verb.help.split()[0].isalpha()  # such as p(y|x)
-        described = (verb.help[0] if symbol else verb.help[0].upper()) + verb.help[1:] + "."
+        word = verb.help.split()[0].rstrip(",")
+        start = word.capitalize() if word.isalpha() else word  # such as p(y|x)
+        described = start + verb.help.removeprefix(word) + "."
         one = verbs.add_parser(
             verb.name, help=verb.help, description=described, epilog=f"example: {verb.example}"
         )

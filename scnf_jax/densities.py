@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scnf_jax.bijectors.base import Array, Event, Params, check_event, sum_event
+from scnf_jax.bijectors.base import Array, Event, Params, check_shape, sum_event
 
 
 class Density(NamedTuple):
@@ -48,8 +48,7 @@ def diagonal_normal() -> Density:
 
     def log_prob(params: Params, z: Event) -> Array:
         def leaf_log_prob(raw: Array, leaf: Array) -> Array:
-            expected = ", ".join(["batch", *map(str, raw.shape)])
-            check_event("diagonal_normal", leaf.shape[1:] == raw.shape, f"[{expected}]", leaf)
+            check_shape("diagonal_normal", raw.shape, leaf)
             sigma = jax.nn.softplus(raw)
             per_element = -0.5 * (leaf / sigma) ** 2 - jnp.log(sigma) - 0.5 * math.log(2 * math.pi)
             return sum_event(per_element)

@@ -145,6 +145,9 @@ class Engine:
     def _rows(self, part: slice) -> np.ndarray:
         return np.arange(part.start, part.stop, dtype=np.int32)
 
+    def _log_joint_of_batch(self, x: np.ndarray, part: slice) -> np.ndarray:
+        return self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
+
     def scores_of_batch(self, x: np.ndarray, part: slice, density: bool = True) -> Scores:
         """Scores of the rows ``part`` of a larger whole; ``x`` holds those rows alone.
 
@@ -152,7 +155,7 @@ class Engine:
         """
         log_prob = bits = None
         if self.has_density and (density or self.posterior_at == "noise"):
-            log_joint = self._run(self._log_joint, x, self._rows(part)).astype(np.float64)
+            log_joint = self._log_joint_of_batch(x, part)
             log_prob = np.logaddexp.reduce(log_joint, -1)
             bits = bits_per_dim(log_prob, self.run.num_dims, self.run.num_levels)
             if self.posterior_at == "noise":
@@ -169,10 +172,8 @@ class Engine:
 
         That of :meth:`scores` is of another input where objects are classified in the middle.
         """
-        parts = [
-            self._run(self._log_joint, x[part], self._rows(part)) for part in self.batches(len(x))
-        ]
-        return log_posterior_of(np.concatenate(parts).astype(np.float64))
+        parts = [self._log_joint_of_batch(x[part], part) for part in self.batches(len(x))]
+        return log_posterior_of(joined(parts))
 
     def labels(self, x: np.ndarray, choice: str, given: np.ndarray | None = None) -> np.ndarray:
         """Labels to encode objects under.

@@ -203,6 +203,18 @@ def test_outliers_are_flagged_by_the_score_that_is_named(
     assert asked == ["noise", None]  # a pass for p(y|x) is saved where it does not count
 
 
+@pytest.mark.parametrize(
+    ("verb", "start"),
+    [("evaluate", "Error, bits"), ("predict", "p(y|x) and"), ("figures", "t-SNE ")],
+)
+def test_help_begins_like_a_sentence(
+    verb: str, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    assert f"\n\n{start}" in capsys.readouterr().out
+
+
 def test_pictures_go_in_and_out(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,15 @@
 
 import jax.numpy as jnp
 
-from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_event, positions
+from scnf_jax.bijectors.base import (
+    Array,
+    Bijector,
+    Event,
+    Params,
+    check_channels,
+    check_event,
+    positions,
+)
 from scnf_jax.options import check_range
 
 
@@ -58,20 +66,16 @@ def actnorm(epsilon: float = 1e-6) -> Bijector:
         mean, scale = channel_moments(x, epsilon)
         return {"bias": mean, "log_scale": -jnp.log(scale)}
 
-    def check(params: Params, x: Array) -> None:
-        (channels,) = params["bias"].shape
-        check_event("actnorm", x.shape[-1] == channels, f"[batch, ..., {channels}]", x)
-
     def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
-        check(params, x)
+        check_channels("actnorm", params["bias"].shape[-1], x)
         log_det = positions(x) * jnp.sum(params["log_scale"])
         z = (x - params["bias"]) * jnp.exp(params["log_scale"])
         return z, jnp.broadcast_to(log_det, x.shape[:1])
 
     def inverse(params: Params, z: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
-        check(params, z)
+        check_channels("actnorm", params["bias"].shape[-1], z)
         log_det = -positions(z) * jnp.sum(params["log_scale"])
         x = z * jnp.exp(-params["log_scale"]) + params["bias"]
         return x, jnp.broadcast_to(log_det, z.shape[:1])

@@ -4,7 +4,7 @@ Every bijector of this package is made by a lowercase factory that closes over
 static settings and returns a :class:`Bijector`. Arrays live only in ``params``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -101,6 +101,17 @@ def check_event(layer: str, ok: bool, expected: str, x: Array) -> None:
     """
     if not ok:
         raise ValueError(f"{layer}: expected x of shape {expected}, got {tuple(x.shape)}")
+
+
+def check_shape(layer: str, event: Sequence[int], x: Array) -> None:
+    """Raises ValueError unless ``x`` is ``[batch, *event]``; see :func:`check_event`."""
+    expected = ", ".join(["batch", *map(str, event)])
+    check_event(layer, x.shape[1:] == tuple(event), f"[{expected}]", x)
+
+
+def check_channels(layer: str, channels: int, x: Array) -> None:
+    """Raises ValueError unless ``x`` has so many channels; see :func:`check_event`."""
+    check_event(layer, x.shape[-1] == channels, f"[batch, ..., {channels}]", x)
 
 
 def elementwise(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import DTypeLike
 
-from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_event, sum_event
+from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_shape, sum_event
 from scnf_jax.options import check_above_zero
 
 
@@ -59,11 +59,6 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
         bins = jnp.clip(jnp.floor(num_bins * jax.lax.stop_gradient(x)), 0, num_bins - 1)
         return bins.astype(jnp.int32)
 
-    def check(params: Params, x: Array) -> None:
-        event = params["logits"].shape[:-1]
-        expected = ", ".join(["batch", *map(str, event)])
-        check_event("marginal_gaussianization", x.shape[1:] == event, f"[{expected}]", x)
-
     def init(key: Array, x: Event, context: Array | None = None) -> Params:
         del key, context
         event = x.shape[1:]
@@ -76,7 +71,7 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
 
     def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
-        check(params, x)
+        check_shape("marginal_gaussianization", params["logits"].shape[:-1], x)
         number = bin_of(x)
         below, log_prob, above = _at(_tables(params["logits"]), number)
         inside = num_bins * x - number
@@ -86,7 +81,7 @@ def marginal_gaussianization(num_bins: int = 256, prior_count: float = 100.0) ->
 
     def inverse(params: Params, z: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context
-        check(params, z)
+        check_shape("marginal_gaussianization", params["logits"].shape[:-1], z)
         tables = below, _, above = _tables(params["logits"])
         lower, upper = _normal_cdf(z), _normal_cdf(-z)
         left = lower < upper  # counted from the nearer end, where numbers are finer

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_event, positions
+from scnf_jax.bijectors.base import Array, Bijector, Event, Params, check_channels, positions
 from scnf_jax.options import check_positive
 
 Kind = Literal["full", "lu", "qr", "householder"]
@@ -220,7 +220,7 @@ def invertible_linear(
 
     def check(params: Params, x: Array) -> None:
         channels = jax.tree.leaves(params)[0].shape[-1]  # the last axis of all of them
-        check_event("invertible_linear", x.shape[-1] == channels, f"[batch, ..., {channels}]", x)
+        check_channels("invertible_linear", channels, x)
 
     def forward(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
         del context

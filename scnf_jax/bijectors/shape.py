@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from scnf_jax.bijectors.base import Array, Bijector, check_event, rearrangement
+from scnf_jax.bijectors.base import (
+    Array,
+    Bijector,
+    check_channels,
+    check_event,
+    check_shape,
+    rearrangement,
+)
 
 
 def squeeze(factor: int = 2) -> Bijector:
@@ -65,11 +72,11 @@ def flatten(event_shape: Sequence[int]) -> Bijector:
     size = math.prod(shape)
 
     def forward(x: Array) -> Array:
-        check_event("flatten", x.shape[1:] == shape, f"[batch, {', '.join(map(str, shape))}]", x)
+        check_shape("flatten", shape, x)
         return x.reshape(x.shape[0], size)
 
     def inverse(z: Array) -> Array:
-        check_event("flatten", z.shape[1:] == (size,), f"[batch, {size}]", z)
+        check_shape("flatten", (size,), z)
         return z.reshape(z.shape[0], *shape)
 
     return rearrangement(forward, inverse)
@@ -93,7 +100,7 @@ def permute(permutation: Sequence[int]) -> Bijector:
     back = tuple(int(index) for index in np.argsort(order))
 
     def move(x: Array, indices: tuple[int, ...]) -> Array:
-        check_event("permute", x.shape[-1] == len(order), f"[..., {len(order)}]", x)
+        check_channels("permute", len(order), x)
         return x[..., np.array(indices)]
 
     return rearrangement(lambda x: move(x, order), lambda z: move(z, back))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from scnf_jax.bijectors.base import Array, Bijector, Event, MapFn, Params, check_event, zero_log_det
+from scnf_jax.bijectors.base import Array, Bijector, Event, MapFn, Params, check_shape, zero_log_det
 
 
 def conditional_shift(start_scale: float = 0.0) -> Bijector:
@@ -44,9 +44,7 @@ def conditional_shift(start_scale: float = 0.0) -> Bijector:
     def direction(add: Callable[[Array, Array], Array]) -> MapFn:
         def apply(params: Params, x: Event, context: Array | None = None) -> tuple[Event, Array]:
             label = check(context).astype(x.dtype)
-            event = params["mean"].shape[1:]
-            expected = ", ".join(["batch", *map(str, event)])
-            check_event("conditional_shift", x.shape[1:] == event, f"[{expected}]", x)
+            check_shape("conditional_shift", params["mean"].shape[1:], x)
             mean = jnp.tensordot(label, params["mean"], axes=1, precision=jax.lax.Precision.HIGHEST)
             return add(x, mean), zero_log_det(x)
 

@@ -43,8 +43,8 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=float,
         default=1.0,
-        help="factor on the standard deviations of the priors; below 1: more typical samples"
-        "; default: %(default)s",
+        help="factor on the standard deviations of the priors; below 1: more typical samples; "
+        "default: %(default)s",
     )
     add_output(parser, "samples/")
 
