@@ -37,7 +37,7 @@ def leak_table(record: Mapping[str, Any]) -> str:
         f"Accuracy of probes for the class, % (95% interval); {record['num_train']} objects to "
         f"learn from, {record['num_test']} others to test on.",
         f"Chance, always the most frequent class: {record['chance_percent']:.1f}%. The model's own "
-        f"posterior of this z_f: {record['model_accuracy_percent']:.1f}%.",
+        f"posterior, given z_f: {record['model_accuracy_percent']:.1f}%.",
         "",
         row(["probe", *names]),
         "|" + "---|" * (len(names) + 1),
