@@ -134,7 +134,7 @@ def semi_conditional_flow(
     Raises:
       ValueError: if ``num_classes < 1`` or ``label_batch < 1``, or ``class_probs`` is another
         word, has another length, a number that is not positive, or another sum; at trace time,
-        where ``body`` gives tuples inside of its tuple.
+        where ``body`` gives tuples inside of its tuple, or a tuple of one.
 
     References:
       Atanov et al. 2019, "Semi-Conditional Normalizing Flows for Semi-Supervised
@@ -161,6 +161,11 @@ def semi_conditional_flow(
 
     def run_body(params: Params, x: Array) -> tuple[Array, tuple[Array, ...], Array]:
         z, log_det = body.forward(params["body"], x)
+        if isinstance(z, tuple) and len(z) < 2:
+            raise ValueError(
+                "semi_conditional_flow: expected a body with one array, or a tuple of two or more, "
+                f"got a tuple of {len(z)}"
+            )
         *z_aux, z_f = z if isinstance(z, tuple) else (z,)
         if any(isinstance(part, tuple) for part in (*z_aux, z_f)):
             raise ValueError(
@@ -170,6 +175,7 @@ def semi_conditional_flow(
         return z_f, tuple(z_aux), log_det
 
     def init(key: Array, x: Array) -> Params:
+        x = jnp.asarray(x)
         keys = dict(zip(("body", "head", "base"), jax.random.split(key, 3), strict=True))
         params: dict[str, Params] = {"body": body.init(keys["body"], x)}
         if embed_labels:
@@ -222,7 +228,7 @@ def semi_conditional_flow(
         label = jnp.broadcast_to(-1 if label is None else label, x.shape[:1])
         likely = jnp.argmax(under_every_label(params, z_f, z_aux, log_det), -1)
         label = jnp.where(label < 0, likely, label)
-        z_h, _ = head.forward(params["head"], z_f, context_of(params, label, x.dtype))
+        z_h, _ = head.forward(params["head"], z_f, context_of(params, label, z_f.dtype))
         return Latents(z_h, z_aux, z_f)
 
     def decode_with_log_det(params: Params, latents: Latents, label: Array) -> tuple[Array, Array]:

@@ -387,6 +387,10 @@ def test_what_to_label_next_is_the_centre_of_a_doubtful_group() -> None:
     assert found.size.tolist() == [11, 11, 11]
     assert found.group[1].tolist() == list(range(22, 32))
     assert suggest(z, log_posterior, known, count=2, num_groups=4).row.tolist() == [11, 22]
+    log_posterior[2] = np.nan  # of the first group, of whose others the model is sure
+    found = suggest(z, log_posterior, known, count=3, num_groups=4)
+    assert found.row.tolist() == [11, 22, 0]
+    np.testing.assert_allclose(found.margin, [1.0, 3.0, 8.0 * 10 / 11])
 
 
 def test_a_group_of_few_is_shown_with_blanks() -> None:

@@ -1,4 +1,4 @@
-"""Eight host devices against one: the same rows, the same noise, the same losses."""
+"""Several host devices against one: the same rows, the same noise, the same losses."""
 
 import os
 import subprocess
@@ -53,11 +53,42 @@ else:
 print("same")
 """
 
+# Programs of others: a mesh whose axes are types, as jax.make_mesh makes them, and shard_map.
+COMPOSED = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec as P
+from scnf_jax import bijectors as bj, semi_conditional_flow
+from scnf_jax.conditioners import MLP
+
+part = lambda: bj.repeat(
+    bj.chain(bj.actnorm(), bj.invertible_linear("lu"), bj.affine_coupling(MLP(4, (4,)))), 2)
+model = semi_conditional_flow(part(), part(), 3)
+x, label = jax.random.normal(jax.random.key(0), (8, 4)), jnp.array([0, 1, 2, -1] * 2)
+params = model.init(jax.random.key(1), x)
+density = lambda x, label: (model.log_prob(params, x, label), model.log_posterior(params, x))
+expected = jax.jit(density)(x, label)
+mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+mapped = jax.shard_map(density, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+             jax.jit(mapped)(x, label), expected)
+with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))):
+    split = jax.device_put((x, label), P("data"))
+    found = jax.jit(density)(*split)
+    assert found[1].sharding.spec == P("data", None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+                 found, expected)
+print("same")
+"""
+
 
 @pytest.mark.slow
-def test_eight_devices_train_like_one() -> None:
+@pytest.mark.parametrize("program", [PROGRAM, COMPOSED], ids=["trainer", "composed"])
+def test_several_devices_do_as_one(program: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         cwd=Path(__file__).parents[1],
         capture_output=True,

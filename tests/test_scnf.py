@@ -399,6 +399,9 @@ def test_a_multiscale_inside_of_another_is_no_body() -> None:
     body = bj.multiscale(bj.identity(), bj.multiscale(bj.identity(), bj.identity()))
     with pytest.raises(ValueError, match="expected a body with one array a level"):
         semi_conditional_flow(body, bj.identity(), 2).init(KEY, jnp.zeros((2, 8)))
+    of_one = bj.identity()._replace(forward=lambda params, x, c=None: ((x,), jnp.zeros(len(x))))
+    with pytest.raises(ValueError, match="or a tuple of two or more, got a tuple of 1"):
+        semi_conditional_flow(of_one, bj.identity(), 2).init(KEY, jnp.zeros((2, 8)))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def suggest(
         raise ValueError("suggest: expected objects without a label, got none")
     num_groups = max(min(num_groups, len(z) // _OF_A_GROUP), 1)
     means = KMeans(num_groups, n_init=1, random_state=seed).fit(z)
-    margin = margins(log_posterior)
+    margin = np.nan_to_num(margins(log_posterior), nan=0.0)  # nothing known: as unsure as can be
     found = []
     for number, centre in enumerate(means.cluster_centers_):
         members = np.flatnonzero(means.labels_ == number)

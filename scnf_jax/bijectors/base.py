@@ -77,7 +77,7 @@ def no_params(key: Array, x: Event, context: Array | None = None) -> Params:
 
 def zero_log_det(x: Array) -> Array:
     """Zeros ``[batch]`` in the dtype of ``x``: the log-det of a volume-preserving map."""
-    return jnp.zeros(x.shape[0], x.dtype)
+    return sum_event(jnp.zeros_like(x))  # split over devices as x is
 
 
 def sum_event(x: Array) -> Array:

@@ -91,9 +91,9 @@ def repeat(bijector: Bijector, num: int, unroll: int = 1, memory: Memory = "stor
 
     With ``invert`` the input of every copy is computed from its output, so that activations do
     not grow with ``num``; its gradients differ from the others by the rounding of the
-    inverse. It has no forward-mode derivatives, and under ``vmap`` over contexts, as in a head,
-    it holds one gradient of the parameters for each of them, which does grow. Take
-    ``recompute`` first.
+    inverse. It has no forward-mode derivatives, what a conditioner closes over has to be
+    constant, and under ``vmap`` over contexts, as in a head, it holds one gradient of the
+    parameters for each of them, which does grow. Take ``recompute`` first.
 
     Args:
       bijector: the repeated part.

@@ -81,14 +81,22 @@ def coupling(
 
     def parameters(params: Params, seen: Array, mapped: Array, context: Array | None) -> Array:
         theta = conditioner.apply(params, seen, context)
-        channels = mapped.shape[-1]
+        *places, channels = mapped.shape
+        fits = theta.ndim == mapped.ndim
+        if not fits or any(a not in (1, b) for a, b in zip(theta.shape, places, strict=False)):
+            raise ValueError(
+                f"{transform.name}: expected the conditioner's output of shape "
+                f"{(*places, transform.num_params * channels)}, or with 1 for an axis along which "
+                f"it is the same, got {theta.shape}"
+            )
         if theta.shape[-1] != transform.num_params * channels:
             raise ValueError(
                 f"{transform.name}: expected {transform.num_params * channels} output channels "
                 f"of the conditioner ({transform.num_params} for each of {channels} mapped "
                 f"channels), got {theta.shape[-1]}: set the size of its last layer"
             )
-        theta = theta.reshape(*theta.shape[:-1], transform.num_params, channels)
+        theta = jnp.broadcast_to(theta, (*places, theta.shape[-1]))
+        theta = theta.reshape(*places, transform.num_params, channels)
         return theta.astype(mapped.dtype)
 
     halves = _ChannelHalves(swap, transform.name)

@@ -104,8 +104,10 @@ def _tables(logits: Array) -> tuple[Array, Array, Array]:
     """Of every bin: the probability below it, the log of its own, the probability above it."""
     log_prob = jax.nn.log_softmax(logits, -1)
     prob = jnp.exp(log_prob)
-    below = jnp.cumsum(prob, -1) - prob
-    above = jnp.cumsum(prob[..., ::-1], -1)[..., ::-1] - prob
+    # Sums over the others alone: beside a frequent bin its own part would be lost in rounding.
+    none = jnp.zeros_like(prob[..., :1])
+    below = jnp.concatenate([none, jnp.cumsum(prob[..., :-1], -1)], -1)
+    above = jnp.concatenate([jnp.cumsum(prob[..., :0:-1], -1)[..., ::-1], none], -1)
     return below, log_prob, above
 
 

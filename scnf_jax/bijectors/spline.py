@@ -82,7 +82,9 @@ def spline_transform(num_bins: int, bound: float) -> Transform:
         c = -secant * rise
         # Rounding can push the discriminant of a touching root slightly below 0.
         root = jnp.sqrt(jnp.maximum(b**2 - 4.0 * a * c, 1e-30))
-        t = jnp.clip(2.0 * c / (-b - root), 0.0, 1.0)
+        t = 2.0 * c / (-b - root)
+        # At a knot `clip` would be at a tie, and pass half of the gradient.
+        t = jnp.where(t < 0.0, 0.0, jnp.where(t > 1.0, 1.0, t))
         x = t * width + x0
         return jnp.where(inside, x, z), jnp.where(inside, -log_slope(t, secant, left, right), 0.0)
 

@@ -1,5 +1,7 @@
 """Known values, starts and errors of single bijectors."""
 
+from typing import Any, NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scnf_jax import bijectors as bj
+from scnf_jax.bijectors.mixture import mixture_transform
 from scnf_jax.bijectors.spline import spline_transform
 
 from .registry import conv, mlp, perturbed
@@ -190,6 +193,33 @@ def test_a_spline_of_zeros_is_the_identity_and_any_has_slope_1_at_its_ends(direc
         np.testing.assert_allclose(log_slope, 0.0, atol=1e-3)
 
 
+def test_a_spline_differentiates_its_inverse_at_knots() -> None:
+    """A fresh spline is the identity, and 0, where latents are densest, one of its knots."""
+    transform = spline_transform(8, 5.0)
+    knots = jnp.linspace(-3.75, 3.75, 7)[:, None]
+    slope = jax.grad(lambda z: transform.inverse(jnp.zeros((7, 23, 1)), z)[0].sum())(knots)
+    np.testing.assert_allclose(slope, 1.0, rtol=1e-5)
+
+
+def test_a_mixture_has_second_derivatives_of_its_inverse() -> None:
+    with jax.enable_x64(True):
+        transform = mixture_transform(2)
+        theta = jnp.asarray(np.random.RandomState(0).randn(8, 1))
+
+        def forward(x: jax.Array) -> jax.Array:
+            return transform.forward(theta, x[None])[0][0]
+
+        def inverse(z: jax.Array) -> jax.Array:
+            return transform.inverse(theta, z[None])[0][0]
+
+        x = jnp.array(0.3)
+        first, second = jax.grad(forward)(x), jax.grad(jax.grad(forward))(x)
+        found = jax.grad(jax.grad(inverse))(forward(x))
+        np.testing.assert_allclose(found, -second / first**3, rtol=1e-9)
+        log_slope = jax.grad(lambda z: transform.inverse(theta, z[None])[1][0])
+        np.testing.assert_allclose(log_slope(forward(x)), -second / first**2, rtol=1e-9)
+
+
 def test_mixture_inverse_gradient_is_implicit_gradient() -> None:
     """d inverse / d theta = -(d forward / d theta) / (d forward / d x)."""
     with jax.enable_x64(True):
@@ -295,6 +325,30 @@ def test_shapes_other_than_init_saw(
             jax.eval_shape(direction, params, jnp.zeros(given), context)
 
 
+class Pooled(NamedTuple):
+    """A conditioner of the whole image: the same parameters everywhere."""
+
+    keepdims: bool
+
+    def init(self, key: jax.Array, x: jax.Array, context: jax.Array | None = None) -> Any:
+        return {}
+
+    def apply(self, params: Any, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        return jnp.tile(x.mean((1, 2), keepdims=self.keepdims), 2)
+
+
+def test_a_conditioner_may_give_the_same_everywhere_and_says_so_by_its_shape() -> None:
+    x = normal(4, 4, 4, 2)  # as many objects as columns
+    layer = bj.affine_coupling(Pooled(keepdims=True))
+    z, log_det = layer.forward({}, x)
+    jacobian = jax.jacfwd(lambda v: layer.forward({}, v[None])[0].ravel())(x[0])
+    expected = jnp.linalg.slogdet(jacobian.reshape(32, 32))[1]
+    np.testing.assert_allclose(log_det[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(layer.inverse({}, z)[0], x, atol=1e-5)
+    with pytest.raises(ValueError, match=r"output of shape \(4, 4, 4, 2\), .* got \(4, 2\)"):
+        bj.affine_coupling(Pooled(keepdims=False)).forward({}, x)
+
+
 @pytest.mark.parametrize("memory", ["store", "recompute", "invert"])
 def test_what_repeat_maps_keeps_its_dtype(memory: str) -> None:
     layer, x = bj.repeat(bj.actnorm(), 2, memory=memory), normal(4, 2)
@@ -393,6 +447,16 @@ def test_gaussianization_keeps_rare_levels_at_either_end() -> None:
     levels = jnp.repeat(jnp.arange(256.0)[:, None], 2, 1)
     z, _ = layer.forward(params, (levels + 0.5) / 256)
     np.testing.assert_array_equal(jnp.floor(256 * layer.inverse(params, z)[0]), levels)
+
+
+def test_gaussianization_maps_back_what_lies_beside_a_frequent_level() -> None:
+    layer = bj.marginal_gaussianization(256)
+    params = {"logits": jnp.full((1, 256), -16.0).at[0, 0].set(0.0)}
+    x = (1 + jnp.linspace(0.02, 0.98, 49)[:, None]) / 256
+    z, log_det = layer.forward(params, x)
+    again, other = layer.inverse(params, z)
+    np.testing.assert_allclose(256 * again, 256 * x, atol=0.01)
+    np.testing.assert_allclose(log_det, -other, atol=1e-3)
 
 
 def test_gaussianization_differentiates_its_histograms_at_both_ends() -> None:
