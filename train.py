@@ -30,6 +30,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder; default runs/NAME of the config. The same command resumes it."
 )
+_OF_A_CONFIG_FILE = (AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError)
 _OF_THE_LABELS = (*(field.name for field in dataclasses.fields(LabelOptions)), "stream")
 
 
@@ -48,7 +49,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         _CONFIG.value.to_dict()  # a file that is missing fails at first access
         if len(rest) > 1:
             raise ValueError(f"expected only --flags, got {rest[1]!r}")
-    except (flags.Error, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
+    except (flags.Error, *_OF_A_CONFIG_FILE) as error:
         lines = str(error).replace("\\n", "\n").replace("\\'", "'").strip().splitlines()
         if "Traceback" in str(error):  # of a failure in a config file
             sys.exit(_complain(lines[-1]))
@@ -210,4 +211,7 @@ def _complain(message: str) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except KeyboardInterrupt:  # before or after training, which saves its state first
+        sys.exit(130)

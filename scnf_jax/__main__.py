@@ -25,7 +25,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; what is wrong with its input or output is one line and exit code 2."""
+    """Runs one verb; what is wrong with its input or output is one line and exit code 2.
+
+    Ctrl-C ends it with 130; a file that was being written is left as it was.
+    """
     arguments = _parser().parse_args(argv)
     logging.getLogger("absl").setLevel(logging.ERROR)  # the libraries log their own progress
     try:
@@ -33,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, CheckpointError) as error:
         sys.stderr.write(f"scnf_jax: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import numbers
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from scnf_jax.training import (
 
 _ROWS = 256  # that go through a fitted model at a time
 _MAX_STEPS_PER_CALL = 50
+_NO_GAPS = "expected -1 for a label that is not known"
 
 
 class _Architecture(NamedTuple):
@@ -70,7 +72,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
     Images do better with the convolutional flows of ``train.py``.
 
     Args:
-      steps: of training.
+      steps: of training; fastest as a multiple of 50, which are then taken in one call.
       batch_size: samples of a step, drawn with replacement; a multiple of the number of devices.
       learning_rate: of Adam at the start; falls to 0 by a cosine.
       body_steps: flow steps of the body.
@@ -179,7 +181,12 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _fit(self, X: Any, y: Any) -> None:
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_features=2)
+        try:
+            X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_features=2)
+        except ValueError as error:
+            if re.search(r"\by\b.* contains NaN", str(error)):
+                raise ValueError(f"y: {_NO_GAPS}, got NaN") from error
+            raise
         known = _known(y)
         given = _plain(y[known])
         check_classification_targets(given)
@@ -197,10 +204,12 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             scaler = StandardScaler().fit(X)
         x = _standardised(scaler, X)
-        if not np.isfinite(x).all():
+        lost = (scaler.var_ == 0) & (np.ptp(X, 0) > 0)
+        if lost.any() or not np.isfinite(x).all():
             raise ValueError(
                 "X: expected features that can be standardised, got some so large that their mean "
-                "or deviation overflows; divide them by a power of ten"
+                "or deviation overflows, or so small that it underflows; multiply them by a power "
+                "of ten"
             )
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         capacity = 1 << (len(x) - 1).bit_length()
@@ -292,10 +301,9 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         if label is None:
             codes = random.choice(len(self.classes_), size=n_samples, p=self.class_probs_)
         else:
-            found = np.flatnonzero(self.classes_ == label)
-            if np.ndim(label) or not len(found):
+            if np.ndim(label) or not (self.classes_ == label).any():
                 raise ValueError(f"label: expected one of {self.classes_.tolist()}, got {label!r}")
-            codes = np.full(n_samples, found[0])
+            codes = np.full(n_samples, np.argmax(self.classes_ == label))
         key = jax.random.key(random.randint(np.iinfo(np.int32).max))
         draw, parts = _flow(self._architecture).sample, []
         for part in slices(n_samples, _ROWS):
@@ -391,7 +399,7 @@ def _standardised(scaler: StandardScaler, x: np.ndarray) -> np.ndarray:
 
 def _plain(labels: np.ndarray) -> np.ndarray:
     """Numbers that stand in an array of objects as an array of numbers."""
-    numbers_alone = all(isinstance(label, numbers.Number) for label in labels)
+    numbers_alone = all(isinstance(label, numbers.Number | np.bool_) for label in labels)
     return np.array(labels.tolist()) if labels.dtype == object and numbers_alone else labels
 
 
@@ -399,12 +407,23 @@ def _known(y: np.ndarray) -> np.ndarray:
     """Which labels are known ``[N]``.
 
     Raises:
-      ValueError: where none is, or where -1 has become a word.
+      ValueError: where none is, or where -1 has become a word or the largest number.
     """
-    if y.dtype.kind in "USOT" and any(isinstance(label, str) and label == "-1" for label in y):
+    words = {label for label in y if isinstance(label, str)} if y.dtype.kind in "USOT" else set()
+    if found := words & {"-1", "-1.0"}:
+        word = min(found)
         raise ValueError(
-            "y: expected -1, the number, for a label that is not known, got the word '-1'; NumPy "
-            "makes words of numbers among words: take y.astype(object), and set y[y == '-1'] = -1"
+            f"y: expected -1, the number, for a label that is not known, got the word {word!r}; "
+            f"NumPy makes words of numbers among words: take y.astype(object), and set "
+            f"y[y == {word!r}] = -1"
+        )
+    if y.dtype == object and any(label is None for label in y):
+        raise ValueError(f"y: {_NO_GAPS}, got None")
+    if y.dtype.kind == "u" and (y == np.iinfo(y.dtype).max).any():
+        raise ValueError(
+            f"y: expected signed integers where {np.iinfo(y.dtype).max} is a class, got {y.dtype}, "
+            "in which -1, a label that is not known, becomes that number: take y.astype(int) "
+            "before -1 goes in"
         )
     known = np.asarray(y != -1, bool)
     if not known.any():

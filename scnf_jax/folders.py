@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+WEIGHTS = "model.safetensors"  # of an export, beside its settings
 
 
 class FolderInUse(ValueError):
@@ -72,8 +75,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file at once; see :func:`replacing`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes a file at once; see :func:`replacing`. JSON has no number for what is not finite."""
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    """The same with None in the place of floats that are not finite."""
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -144,11 +156,13 @@ def check_same_run(
       The command that the folder's run was begun with; empty where there is none.
 
     Raises:
-      ValueError: naming the keys that differ.
+      ValueError: naming the keys that differ; for an exported model.
     """
     if not (folder / "config.json").exists():
         return ""
     saved = read_settings(folder)
+    if (folder / WEIGHTS).exists():
+        raise ValueError(f"workdir: {folder} holds an exported model; give another --workdir")
     remedy = "give another --workdir, or remove the folder to start again"
     try:
         then = _dotted(complete(saved.config))

@@ -37,8 +37,9 @@ class Scores(NamedTuple):
 
     @property
     def label(self) -> np.ndarray:
-        """The most likely label ``[N]``."""
-        return np.argmax(self.log_posterior, -1)
+        """The most likely label ``[N]``; -1 where the posterior is not a number."""
+        unknown = np.isnan(self.log_posterior).any(-1)
+        return np.where(unknown, -1, np.argmax(self.log_posterior, -1))
 
     @property
     def entropy(self) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from scnf_jax import checkpoints
 from scnf_jax.bijectors.base import Params
 from scnf_jax.folders import (
+    WEIGHTS,
     Settings,
     made,
     read_settings,
@@ -24,7 +25,6 @@ from scnf_jax.losses import Model
 from scnf_jax.models import build_model
 from scnf_jax.settings import RunOptions, parse_config
 
-WEIGHTS = "model.safetensors"
 _FORMAT = "scnf_jax"
 
 
@@ -84,7 +84,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
 
     Returns:
       Model, parameters, settings and step; ``model.log_prob(params, x)`` takes float32
-      images in [0, 1).
+      images in [0, 1), or vectors on the scale of the training data.
 
     Raises:
       ValueError: where the folder holds no run, or a damaged export.

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from scnf_jax import checkpoints, metrics, parallel
 from scnf_jax.bijectors.base import Params
 from scnf_jax.data import Dataset, ReadAhead, Rows, TrainObjects, at_most, load_dataset, take
+from scnf_jax.data.validation import warn_unless_standardised
 from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
 from scnf_jax.inference import Engine
 from scnf_jax.labels import given_answers, keep_answers, seen_labels
@@ -97,6 +98,9 @@ def prepare(
         config or on other data, naming what differs; nothing in the folder is touched then.
       FolderInUse: where another run trains there.
       OSError: where settings cannot be saved, as on a full disk.
+
+    Warns:
+      UserWarning: for vectors that are far from standardised.
     """
     options = parse_config(config)
     path = Path(folder).expanduser().absolute()
@@ -121,6 +125,8 @@ def prepare(
     seen = seen_labels(options, dataset, answers)
     mesh = parallel.data_mesh()
     model, trainer = build(options, dataset, mesh)
+    if dataset.num_levels is None:
+        warn_unless_standardised(dataset.train_x)
     data = dataset.description
     check_folder(data)
     source = source_of(options, path, dataset, seen)
@@ -337,6 +343,8 @@ class _Loop:
 
     def _diverge(self, in_a_row: int) -> NoReturn:
         advice = "lower optimizer.learning_rate or set optimizer.clip_norm"
+        if self.experiment.dataset.num_levels is None:
+            advice += ", and see that features are standardised"
         error = Diverged(in_a_row, self.step, advice)
         if self.writes:
             write_json(

@@ -19,7 +19,7 @@ from scnf_jax.data import (
     random_view,
     read_answers,
 )
-from scnf_jax.data.validation import check_dataset
+from scnf_jax.data.validation import check_dataset, warn_unless_standardised
 
 SHARED_TFDS = Path(__file__).parents[2] / "shared" / "tfds"
 
@@ -96,11 +96,14 @@ PINNED_ROWS = [4, 10, 16, 18, 20]
         ([0, 1, 0, 0], 4, "expected at least 2 known labels of class 1 for 4 in all, got 1"),
         ([-1, -1, -1], None, "got no label at all"),
         ([0, -1, 0], None, "got none of 1"),
+        ([1, 2, 1, 2], None, "of every class 0..2, got none of 0; .* count from 0"),
+        ([0, 50], None, "got none of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...;"),
     ],
 )
 def test_bad_masks(labels: list[int], num_labelled: int | None, message: str) -> None:
+    num_classes = max(max(labels) + 1, 2)
     with pytest.raises(ValueError, match=message):
-        mask_labels(np.array(labels), num_labelled, seed=0, num_classes=2)
+        mask_labels(np.array(labels), num_labelled, seed=0, num_classes=num_classes)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +191,15 @@ def images(**changes: object) -> Dataset:
 def test_bad_images(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_dataset(images(**changes))
+
+
+def test_vectors_that_are_far_from_standardised_are_said() -> None:
+    x = np.random.RandomState(0).randn(100, 3).astype(np.float32)
+    x[:, 1] = 7.0  # constant
+    warn_unless_standardised(x)
+    for odd in (x + 20, 20 * x, x / 50):
+        with pytest.warns(UserWarning, match="feature [01] has mean .* standardise them"):
+            warn_unless_standardised(odd)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -123,6 +123,25 @@ def test_labels_may_be_words(fitted: SCNFClassifier) -> None:
             tiny().fit(X, as_words)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.where(FEW < 0, "-1.0", "a"), "got the word '-1.0'"),
+        (np.where(FEW < 0, 255, Y).astype(np.uint8), "255 is a class, got uint8.*astype.int"),
+        (np.where(FEW < 0, None, Y), "expected -1 for a label that is not known, got None"),
+        (np.where(FEW < 0, np.nan, Y), "expected -1 for a label that is not known, got NaN"),
+    ],
+)
+def test_what_is_not_known_is_minus_one(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny().fit(X, labels)
+
+
+def test_features_that_underflow_are_refused() -> None:
+    with pytest.raises(ValueError, match="so small that it underflows"):
+        tiny().fit(X * [1.0, 1e-170], FEW)
+
+
 def test_sets_of_other_sizes_and_labels_compile_nothing_anew() -> None:
     used: list[tuple[Any, ...]] = []
     original = estimator._trainer
@@ -171,6 +190,11 @@ def test_noise_grows_with_the_number_of_features(num_features: int, noise: float
 def test_numbers_may_be_objects(fitted: SCNFClassifier) -> None:
     as_objects = tiny().fit(X, FEW.astype(object))
     np.testing.assert_array_equal(as_objects.predict_proba(X), fitted.predict_proba(X))
+    truths = FEW.astype(object)
+    truths[FEW >= 0] = [np.bool_(y) for y in FEW[FEW >= 0]]
+    np.testing.assert_array_equal(tiny().fit(X, truths).predict_proba(X), fitted.predict_proba(X))
+    with pytest.raises(ValueError, match=r"label: expected one of \[0, 1\], got \[0, 1, 1\]"):
+        fitted.sample(2, label=[0, 1, 1])
 
 
 def test_score_leaves_out_what_is_not_known(fitted: SCNFClassifier) -> None:

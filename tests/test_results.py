@@ -123,6 +123,22 @@ def test_records_of_long_commands_are_kept_apart(tmp_path: Path) -> None:
     assert max(map(len, names)) < 150
 
 
+def test_records_of_commands_that_differ_by_marks_alone_are_kept_apart(tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    for turn in range(2):  # again, as after more training
+        for number, data in enumerate(("a.npz", "../a.npz", "/a.npz")):
+            run = make_run(
+                tmp_path / f"{turn}-{number}",
+                f"python train.py --config=configs/digits.py --config.dataset={data}",
+                0,
+                status="finished",
+                test_error_percent=float(number),
+            )
+            results.save_records([run], records)
+    errors = [json.loads(file.read_text())["test_error_percent"] for file in records.iterdir()]
+    assert sorted(errors) == [0.0, 1.0, 2.0]
+
+
 def test_the_page_is_rebuilt_from_records_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", COMMAND, 0, status="finished", test_error_percent=4.0)
     records, page = tmp_path / "records", tmp_path / "R.md"

@@ -386,6 +386,7 @@ def test_every_config_in_its_tiny_mode(tmp_path: Path, config: str) -> None:
     [
         ([], "expected --config=FILE"),
         (["--config=configs/dgits.py"], "configs/dgits.py"),
+        (["--config=README.md"], "(README.md, line "),
         (["--config=configs/moons.py:small"], "expected :full or :tiny, got :small"),
         (["--config=configs/vectors.py:x"], "expected :D, a number of features from 2, got :x"),
         (["--config=configs/moons.py", "--config.sede=1"], "did you mean 'seed'"),

@@ -394,13 +394,56 @@ def test_one_class_has_nothing_to_leak(tmp_path: Path, capsys: pytest.CaptureFix
 def test_outliers_of_a_users_own(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.save(tmp_path / "noise.npy", np.random.RandomState(0).randint(0, 17, (30, 8, 8), np.uint8))
-    words = ("outliers", run, f"--other={tmp_path}/noise.npy", "--max-test=50")
+    noise = np.random.RandomState(0).randint(0, 17, (30, 8, 8), np.uint8)
+    np.savez(tmp_path / "noise.npz", x=noise, y=np.arange(30))  # of classes of their own
+    words = ("outliers", run, f"--other={tmp_path}/noise.npz", "--max-test=50")
     said = say(capsys, *words, f"--output={tmp_path}/outliers.json")
-    assert "| noise.npy | " in said
+    assert "| noise.npz | " in said
     record = json.loads((tmp_path / "outliers.json").read_text())
-    assert record["auroc"]["noise.npy"]["log_prob"] > 0.95
-    assert record["num_objects"]["noise.npy"] == 30
+    assert record["auroc"]["noise.npz"]["log_prob"] > 0.95
+    assert record["num_objects"]["noise.npz"] == 30
+    say(capsys, "predict", run, f"--input={tmp_path}/noise.npz", f"--output={tmp_path}/p.csv")
+
+
+def test_a_run_may_have_the_name_of_its_dataset(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    say(capsys, "relabel", "digits", "--count=2")
+    assert (tmp_path / "digits" / "relabelled.png").exists()
+
+
+def test_labels_by_hand_are_not_written_over(
+    tmp_path: Path, scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_hand = tmp_path / "hand.csv"
+    by_hand.write_text("row,label\n0,3\n")
+    config = {**CONFIG, "label_file": str(by_hand), "steps": 1, "eval_every": 1}
+    runs.train(runs.prepare(config, tmp_path / "run"))
+    capsys.readouterr()  # what training said
+    words = ("predict", tmp_path / "run", f"--input={scans}", f"--output={by_hand}")
+    assert "hand.csv is read by this command or by others" in complain(capsys, *words)
+
+
+def test_what_is_not_a_number_has_no_label_and_is_valid_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**CONFIG, "dataset": "moons", "num_labelled": 10, "steps": 1, "eval_every": 1}
+    runs.train(runs.prepare(config | {"model": {"name": "vector", "steps": 1}}, tmp_path / "run"))
+    far = np.array([[1e20, 0.0], [0.5, 0.5]], np.float32)
+    np.savez(tmp_path / "far.npz", x=far, y=[0, 0])
+    run = (tmp_path / "run", f"--input={tmp_path}/far.npz")
+    say(capsys, "predict", *run, f"--output={tmp_path}/labels.csv")
+    rows = read_csv(tmp_path / "labels.csv")
+    assert rows[0]["label"] == "-1"
+    assert rows[0]["p_0"] == "nan"
+    assert rows[1]["label"] in ("0", "1")
+    say(capsys, "evaluate", *run, f"--output={tmp_path}/evaluation.json")
+    text = (tmp_path / "evaluation.json").read_text()
+    record = json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity
+    assert record["bits_per_dim"] is None
+    assert np.sum(record["confusion"]) == 1
 
 
 def test_export_and_back_bit_for_bit(
@@ -417,6 +460,8 @@ def test_export_and_back_bit_for_bit(
     assert "x float32 (grey level + uniform noise) / 17, ['N', 8, 8, 1]" in card
     assert "python train.py --config=configs/digits.py" in card
     say(capsys, "evaluate", folder)
+    with pytest.raises(ValueError, match="holds an exported model; give another --workdir"):
+        runs.prepare(CONFIG, folder)
 
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()

@@ -66,7 +66,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int
     """Counts ``[K, K]``: row the true label, column the predicted one.
 
     Args:
-      predicted: ``[N]``.
+      predicted: ``[N]``; objects with -1 are left out.
       labels: ``[N]``, all known.
       num_classes: K.
 
@@ -78,7 +78,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int
       array([[1, 1],
              [0, 1]])
     """
-    pairs = num_classes * labels.astype(np.int64) + predicted
+    pairs = (num_classes * labels.astype(np.int64) + predicted)[predicted >= 0]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

@@ -82,7 +82,10 @@ class _Arrays(NamedTuple):
 
 
 def open_objects(
-    path: str, event_shape: tuple[int, ...], num_levels: int | None, num_classes: int
+    path: str,
+    event_shape: tuple[int, ...],
+    num_levels: int | None,
+    num_classes: int | None = None,
 ) -> Objects:
     """Opens a user's objects and checks the first; the others are checked as they are read.
 
@@ -93,7 +96,7 @@ def open_objects(
         mapped to the model's.
       event_shape: of one object.
       num_levels: grey levels of a pixel, None for vectors.
-      num_classes: K.
+      num_classes: K; None: labels, which may be of other classes, are not read.
 
     Returns:
       The objects.
@@ -115,8 +118,8 @@ def open_objects(
             f"{path}: expected objects [N, ...] of shape {event_shape} each, got an array of "
             f"shape {arrays.x.shape}"
         )
-    y = arrays.y
-    if y is not None:
+    y = None if num_classes is None else arrays.y
+    if y is not None and num_classes is not None:
         check_labels(f"{path}: y", y, len(arrays.x), num_classes)
         y = y.astype(np.int32)
     objects = Objects(arrays.x, range(len(arrays.x)), y, event_shape, num_levels, f"{path}: x")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+_NAMED = 10  # of the classes without a label, in a message
+
 
 def mask_labels(
     labels: np.ndarray, num_labelled: int | None, seed: int, num_classes: int
@@ -118,7 +120,9 @@ def _check_coverage(counts: np.ndarray) -> None:
         raise ValueError("train_y: expected at least one known label a class, got no label at all")
     missing = np.flatnonzero(counts == 0)
     if len(missing):
+        named = ", ".join(map(str, missing[:_NAMED])) + ", ..." * (len(missing) > _NAMED)
         raise ValueError(
-            "train_y: expected at least one known label of every class, got none of "
-            f"{', '.join(map(str, missing))}; label one object of it, or leave the class out"
+            f"train_y: expected at least one known label of every class 0..{len(counts) - 1}, got "
+            f"none of {named}; label one object of it, or leave the class out (classes count from "
+            "0, up to the largest label)"
         )

@@ -1,5 +1,6 @@
 """Checks of data where it enters: one clear error before anything compiles."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +68,25 @@ def _check_values(field: str, x: np.ndarray, num_levels: int | None, start: int)
         expected = "finite numbers" if num_levels is None else f"grey levels 0..{num_levels - 1}"
         row = (first[0] + start, *first[1:])
         raise ValueError(f"{field}: expected {expected}, got {x[first]} at index {row}")
+
+
+def warn_unless_standardised(x: TrainObjects) -> None:
+    """Looks at the first 1,000 vectors ``[N, D]``.
+
+    Warns:
+      UserWarning: where a feature's mean is beyond 10, or its deviation outside of 0.1 to 10.
+    """
+    some = np.asarray(take(x, slice(0, 1000)), np.float64)
+    mean, deviation = some.mean(0), some.std(0)
+    odd = (np.abs(mean) > 10) | (deviation > 10) | ((deviation > 0) & (deviation < 0.1))
+    if odd.any():
+        first = int(np.argmax(odd))
+        warnings.warn(
+            "train_x: expected standardised features, of mean 0 and deviation 1, which noise and "
+            f"the model's start are for; feature {first} has mean {mean[first]:.3g} and deviation "
+            f"{deviation[first]:.3g}: standardise them (of all parts by those of the train part)",
+            stacklevel=3,
+        )
 
 
 def check_labels(

@@ -134,7 +134,8 @@ def _page(
     parts: Sequence[str],
 ) -> str:
     run = engine.run
-    name = f"{run.options.dataset}, {summary.get('num_labelled', 'all')} labels"
+    num_labelled = summary.get("num_labelled", run.options.num_labelled or "all")
+    name = f"{run.options.dataset}, {num_labelled} labels"
     numbers = {f"{run.test_name} error": f"{evaluation['error_percent']:.2f}%"}
     if engine.has_density:
         numbers["bits/dim"] = f"{evaluation['bits_per_dim']:.3f}"

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scnf_jax.folders import made, read_json, read_settings, write_json, write_text
-from scnf_jax.loading import WEIGHTS
+from scnf_jax.folders import WEIGHTS, made, read_json, read_settings, write_json, write_text
 from scnf_jax.reporting import markdown
 from scnf_jax.reporting.log import read_metrics
 
@@ -149,7 +148,16 @@ def save_records(runs: Iterable[Path], folder: Path) -> None:
         records.append(record)
     made(folder, "records")
     for record in records:
-        write_json(folder / record_name(record), record)
+        write_json(_free_path(folder / record_name(record), record), record)
+
+
+def _free_path(path: Path, record: Mapping[str, Any]) -> Path:
+    """The path; with a digest of the command where the record of another command has this name."""
+    command = read_json(path).get("command")
+    if not isinstance(command, str) or _base_command({"command": command}) == _base_command(record):
+        return path
+    digest = hashlib.sha256(_base_command(record).encode()).hexdigest()[:8]
+    return path.with_stem(f"{path.stem}-{digest}")
 
 
 def _check(record: Mapping[str, Any], path: Path, remedy: str) -> None:

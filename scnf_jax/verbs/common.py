@@ -1,7 +1,7 @@
 """What verbs share: a trained model, a user's objects, where results go."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,11 +107,12 @@ def run_dataset(run: LoadedRun) -> Dataset:
     return dataset
 
 
-def input_objects(engine: Engine, path: str | None) -> Objects:
+def input_objects(engine: Engine, path: str | None, with_labels: bool = True) -> Objects:
     """A user's objects; without a path the test set of the run."""
     run = engine.run
     if path is not None:
-        return open_objects(path, run.event_shape, run.num_levels, run.num_classes)
+        num_classes = run.num_classes if with_labels else None
+        return open_objects(path, run.event_shape, run.num_levels, num_classes)
     dataset = run_dataset(run)
     names = range(len(dataset.test_x))
     field = f"{run.options.dataset} {run.test_name}"
@@ -140,16 +141,25 @@ def output_path(
 def check_is_not_read(arguments: argparse.Namespace, engine: Engine, path: Path) -> None:
     """Raises ValueError where a result would take the place of what can be needed again.
 
-    That is a file or a folder's picture that the command names, the run's data, and the records of
-    the run itself.
+    That is a file or a folder's picture that the command names, the run's data and labels given by
+    hand, and the records of the run itself.
     """
     run = engine.run
-    named = [getattr(arguments, field, None) for field in ("input", "label_file")]
-    named += [*getattr(arguments, "other", []), run.options.dataset]
-    read = [Path(name).expanduser().resolve() for name in named if name]
-    read += [run.folder.resolve() / name for name in _RECORDS]
+
+    def resolved(names: Iterable[str | None]) -> list[Path]:
+        return [Path(name).expanduser().resolve() for name in names if name]
+
+    objects = resolved([getattr(arguments, "input", None), *getattr(arguments, "other", [])])
+    read = resolved(
+        [
+            getattr(arguments, "label_file", None),
+            run.options.resolved_label_file,
+            run.options.dataset,
+        ]
+    )
+    read += [*objects, *(run.folder.resolve() / name for name in _RECORDS)]
     target = path.resolve()
-    if target in read or (target.suffix == ".png" and target.parent in read):
+    if target in read or (target.suffix == ".png" and target.parent in objects):
         raise ValueError(
             f"output: expected another name, since {path} is read by this command or by others"
         )

@@ -87,7 +87,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 def _predict(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
-    objects = input_objects(engine, arguments.input)
+    objects = input_objects(engine, arguments.input, with_labels=False)
     columns = ["id", "label", *(f"p_{k}" for k in range(engine.run.num_classes))]
 
     def rows(scores: Scores) -> list[np.ndarray]:
@@ -105,7 +105,7 @@ def _score(arguments: argparse.Namespace) -> str:
             f"the noise; got --by={arguments.by}"
         )
     engine = open_engine(arguments, None if arguments.by == "entropy" else "noise")
-    objects = input_objects(engine, arguments.input)
+    objects = input_objects(engine, arguments.input, with_labels=False)
     train = train_scores(engine)
     train_log_prob = np.asarray(train.log_prob)
     of_train = outlier_scores(train, train_log_prob)[arguments.by]

@@ -92,7 +92,7 @@ def _outliers(arguments: argparse.Namespace) -> str:
     run = engine.run
     others: dict[str, np.ndarray] = {}
     for path in arguments.other:
-        objects = open_objects(path, run.event_shape, run.num_levels, run.num_classes)
+        objects = open_objects(path, run.event_shape, run.num_levels)
         name = Path(path).name
         others[path if name in others else name] = objects[slice(0, arguments.max_test)]
     if run.num_levels is None and not others:
