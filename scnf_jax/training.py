@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax.sharding import Mesh
 
 from scnf_jax import parallel
@@ -58,7 +59,8 @@ class OptimizerOptions:
     """Settings of the optimiser.
 
     Attributes:
-      name: ``adam`` or ``adamax``.
+      name: ``adam``, ``adamax``, or ``muon``: the networks' matrices by momentum that is
+        orthogonalised, all other parameters by Adam (Nesterov's), at the same rate.
       learning_rate: at the peak.
       schedule: ``constant``, or ``linear`` or ``cosine`` down to 0 at the last step.
       decay_share: of the steps, the last ones, in which the rate falls; before, it is constant.
@@ -78,7 +80,7 @@ class OptimizerOptions:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("optimizer.name", self.name, ("adam", "adamax"))
+        check_choice("optimizer.name", self.name, ("adam", "adamax", "muon"))
         check_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine"))
         for field in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
             check_range(f"optimizer.{field}", getattr(self, field), 0.0)
@@ -161,7 +163,9 @@ class Trainer(NamedTuple):
 
 
 def make_optimizer(options: OptimizerOptions, steps: int) -> optax.GradientTransformation:
-    """The optax chain: clipping where asked for, coupled L2, Adam or Adamax, schedule.
+    """The optax chain: clipping where asked for, coupled L2, Adam, Adamax or Muon, schedule.
+
+    Muon's updates are as long as Adam's usually are, a root mean square of 0.2 before the rate.
 
     Args:
       options: settings.
@@ -169,14 +173,47 @@ def make_optimizer(options: OptimizerOptions, steps: int) -> optax.GradientTrans
 
     Returns:
       The transformation.
+
+    References:
+      Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks",
+      https://kellerjordan.github.io/posts/muon; Liu et al. 2025, "Muon is Scalable for LLM
+      Training", section 2.2 (the length), https://arxiv.org/abs/2502.16982
     """
-    scale = {"adam": optax.scale_by_adam, "adamax": optax.scale_by_adamax}[options.name]
+    rate = _schedule(options, steps)
     parts = []
     if options.clip_norm:
         parts.append(optax.clip_by_global_norm(options.clip_norm))
     if options.weight_decay:
         parts.append(optax.add_decayed_weights(options.weight_decay))
-    return optax.chain(*parts, scale(), optax.scale_by_learning_rate(_schedule(options, steps)))
+    if options.name == "muon":
+        muon = optax.contrib.muon(
+            rate,
+            ns_steps=3,
+            preconditioning="aol",  # with it three iterations do as five without, and cost less
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=_matrices,
+        )
+        return optax.chain(*parts, muon)
+    scale = {"adam": optax.scale_by_adam, "adamax": optax.scale_by_adamax}[options.name]
+    return optax.chain(*parts, scale(), optax.scale_by_learning_rate(rate))
+
+
+def _matrices(params: Params) -> Any:
+    """Which parameters are matrices of a network, and their axes; None for the others.
+
+    These are the kernels, of convolutions those that map all that a position sees, but for a
+    kernel that gives every label a row of its own. Axes in front are those of repeated layers.
+    """
+
+    def axes(path: tuple[Any, ...], leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+        if names[-1] != "kernel" or "context" in names or leaf.ndim < 2:
+            return None
+        convolves = leaf.ndim >= 4 and leaf.shape[-4:-2] == (3, 3)
+        inputs = (-4, -3, -2) if convolves else (-2,)
+        return optax.contrib.MuonDimensionNumbers(inputs, -1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _schedule(options: OptimizerOptions, steps: int) -> optax.Schedule:

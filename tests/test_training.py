@@ -379,6 +379,36 @@ def test_the_second_update_tells_the_optimisers_apart(name: str) -> None:
     np.testing.assert_allclose(-updates["w"], mean / size, rtol=1e-4)
 
 
+def test_muon_turns_matrices_and_leaves_the_rest_to_adam() -> None:
+    """Of every layer by itself; the length is that of an update of Adam's, 0.2 an entry."""
+    options = OptimizerOptions(name="muon", learning_rate=1.0, schedule="constant")
+    transform = make_optimizer(options, steps=10)
+    random = np.random.RandomState(0)
+    params = {
+        "dense": {"kernel": random.randn(2, 6, 4), "bias": random.randn(2, 4)},  # two layers
+        "conv": {"kernel": random.randn(2, 3, 3, 5, 8)},
+        "context": {"kernel": random.randn(10, 4)},
+        "of nnx": {"layer.kernel": random.randn(6, 4)},
+        "lower": random.randn(4, 4),
+    }
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    scales = {"kernel": jnp.array([1.0, 1e-3])[:, None, None], "bias": 1.0}
+    gradient = {**params, "dense": {k: v * scales[k] for k, v in params["dense"].items()}}
+    updates, _ = transform.update(gradient, transform.init(params), params)
+
+    for update in (*updates["dense"]["kernel"], updates["of nnx"]["layer.kernel"]):
+        values = np.linalg.svd(update, compute_uv=False) / (0.2 * 6**0.5)
+        assert 0.4 < values.min() <= values.max() < 1.4
+    of_gradient = np.linalg.svd(params["dense"]["kernel"], compute_uv=False)
+    assert of_gradient.max() / of_gradient.min() > 3.5
+    for update in updates["conv"]["kernel"]:
+        values = np.linalg.svd(update.reshape(45, 8), compute_uv=False) / (0.2 * 45**0.5)
+        assert 0.4 < values.min() <= values.max() < 1.4
+    first = 0.9 * 0.1 / (1 - 0.9**2) + 1  # of Adam, with Nesterov's momentum, in every entry
+    for leaf in (updates["context"]["kernel"], updates["lower"], updates["dense"]["bias"]):
+        np.testing.assert_allclose(jnp.abs(leaf), first, rtol=1e-3)
+
+
 def test_weight_decay_is_coupled_and_clipping_is_off_unless_asked_for() -> None:
     params = {"w": jnp.array([10.0])}
     gradient = {"w": jnp.array([100.0])}
@@ -414,7 +444,7 @@ def test_a_prior_on_the_parameters_is_shared_by_the_objects() -> None:
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        (OptimizerOptions, {"name": "sgd"}, "optimizer.name: expected one of 'adam', 'adamax'"),
+        (OptimizerOptions, {"name": "sgd"}, "optimizer.name: .* 'adam', 'adamax', 'muon'"),
         (OptimizerOptions, {"schedule": "step"}, "optimizer.schedule: expected one of"),
         (OptimizerOptions, {"learning_rate": -1.0}, "optimizer.learning_rate: .* >= 0.0"),
         (OptimizerOptions, {"learning_rate": float("nan")}, "got nan"),
