@@ -30,7 +30,16 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder; default runs/NAME of the config. The same command resumes it."
 )
-_OF_A_CONFIG_FILE = (AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError)
+_OF_A_CONFIG_FILE = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    NameError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 _OF_THE_LABELS = (*(field.name for field in dataclasses.fields(LabelOptions)), "stream")
 
 

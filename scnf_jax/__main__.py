@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; what is wrong with its input or output is one line and exit code 2.
 
-    Ctrl-C ends it with 130; a file that was being written is left as it was.
+    Ctrl-C ends it with 130.
     """
     arguments = _parser().parse_args(argv)
     logging.getLogger("absl").setLevel(logging.ERROR)  # the libraries log their own progress

@@ -184,7 +184,7 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         try:
             X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_features=2)
         except ValueError as error:
-            if re.search(r"\by\b.* contains NaN", str(error)):
+            if re.match(r"Input (y )?contains NaN", str(error)):  # of X it says so
                 raise ValueError(f"y: {_NO_GAPS}, got NaN") from error
             raise
         known = _known(y)
@@ -203,8 +203,8 @@ class SCNFClassifier(ClassifierMixin, BaseEstimator):
         trainer = self._trainer(architecture)
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             scaler = StandardScaler().fit(X)
+            lost = (scaler.var_ == 0) & (np.ptp(X, 0) > 0)
         x = _standardised(scaler, X)
-        lost = (scaler.var_ == 0) & (np.ptp(X, 0) > 0)
         if lost.any() or not np.isfinite(x).all():
             raise ValueError(
                 "X: expected features that can be standardised, got some so large that their mean "
@@ -407,7 +407,7 @@ def _known(y: np.ndarray) -> np.ndarray:
     """Which labels are known ``[N]``.
 
     Raises:
-      ValueError: where none is, or where -1 has become a word or the largest number.
+      ValueError: where none is, for None, or where -1 has become a word or the largest number.
     """
     words = {label for label in y if isinstance(label, str)} if y.dtype.kind in "USOT" else set()
     if found := words & {"-1", "-1.0"}:

@@ -109,8 +109,8 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Writes ``config.json``."""
-    write_json(folder / "config.json", settings._asdict())
+    """Writes ``config.json``, with numbers as they are, infinite ones too."""
+    write_text(folder / "config.json", json.dumps(settings._asdict(), indent=2) + "\n")
 
 
 def read_settings(folder: Path) -> Settings:

@@ -26,6 +26,7 @@ from scnf_jax.losses import (
     make_loss,
     make_scores,
 )
+from scnf_jax.models import StackedVAE
 from scnf_jax.options import check_choice, check_range
 
 _MAX_SKIPPED_IN_A_ROW = 20
@@ -60,7 +61,8 @@ class OptimizerOptions:
 
     Attributes:
       name: ``adam``, ``adamax``, or ``muon``: the networks' matrices by momentum that is
-        orthogonalised, all other parameters by Adam (Nesterov's), at the same rate.
+        orthogonalised, all other parameters by Adam (Nesterov's), at the same rate. Matrices are
+        leaves with the name ``kernel``, as Flax has it, of dense layers and 3x3 convolutions.
       learning_rate: at the peak.
       schedule: ``constant``, or ``linear`` or ``cosine`` down to 0 at the last step.
       decay_share: of the steps, the last ones, in which the rate falls; before, it is constant.
@@ -343,6 +345,11 @@ def make_trainer(
         )
     if labelled_fraction is not None:
         check_range("labelled_fraction", labelled_fraction, 0.0, 1.0)
+    if optimizer.name == "muon" and isinstance(model, StackedVAE):
+        raise ValueError(
+            "optimizer.name: expected 'adam' or 'adamax' for m1m2, got 'muon', which would go on "
+            "moving the first autoencoder after model.m1_steps, when it has no gradient"
+        )
     transform = make_optimizer(optimizer, steps)
     rows_sharding, whole = parallel.by_row(mesh), parallel.replicated(mesh)
     loss = make_loss(model, objective, augment, num_levels, steps)

@@ -130,6 +130,7 @@ def test_labels_may_be_words(fitted: SCNFClassifier) -> None:
         (np.where(FEW < 0, 255, Y).astype(np.uint8), "255 is a class, got uint8.*astype.int"),
         (np.where(FEW < 0, None, Y), "expected -1 for a label that is not known, got None"),
         (np.where(FEW < 0, np.nan, Y), "expected -1 for a label that is not known, got NaN"),
+        (np.where(FEW < 0, np.nan, Y.astype(object)), "a label that is not known, got NaN"),
     ],
 )
 def test_what_is_not_known_is_minus_one(labels: np.ndarray, message: str) -> None:

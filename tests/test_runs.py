@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -80,17 +81,18 @@ def test_a_run_and_what_it_leaves(tmp_path: Path) -> None:
     assert error == pytest.approx(summary["test_error_percent"])
 
 
-def test_resuming_equals_not_stopping(tmp_path: Path) -> None:
-    whole = runs.prepare(TINY, tmp_path / "whole")
-    runs.train(whole)
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_resuming_equals_not_stopping(tmp_path: Path, optimizer: str) -> None:
+    config = TINY | {"optimizer": {**TINY["optimizer"], "name": optimizer}}
+    runs.train(runs.prepare(config, tmp_path / "whole"))
 
     class Killed(Exception):
         pass
 
     with stopped_at(15, Killed):
-        runs.train(runs.prepare(TINY, tmp_path / "parts"))
+        runs.train(runs.prepare(config, tmp_path / "parts"))
     assert read_metrics(tmp_path / "parts")[-1]["step"] == 15
-    runs.train(runs.prepare(TINY, tmp_path / "parts"))
+    runs.train(runs.prepare(config, tmp_path / "parts"))
 
     one, two = scnf_jax.load_run(tmp_path / "whole"), scnf_jax.load_run(tmp_path / "parts")
     jax.tree.map(
@@ -343,6 +345,12 @@ def test_load_run_without_a_run(tmp_path: Path) -> None:
     runs.prepare(TINY, tmp_path)
     with pytest.raises(scnf_jax.checkpoints.CheckpointError, match="no checkpoint yet"):
         scnf_jax.load_run(tmp_path)
+
+
+def test_settings_may_be_infinite(tmp_path: Path) -> None:
+    settings = folders.Settings({"model": {"bound": math.inf}}, {})
+    folders.write_settings(tmp_path, settings)
+    assert folders.read_settings(tmp_path) == settings
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from scnf_jax import parallel
 from scnf_jax.losses import AugmentOptions, ObjectiveOptions
-from scnf_jax.models import vector
+from scnf_jax.models import m1m2, vector
 from scnf_jax.training import (
     OptimizerOptions,
     TrainData,
@@ -464,6 +464,15 @@ def test_bad_options(options: type, changes: dict[str, Any], message: str) -> No
 
 
 def test_contradictions() -> None:
+    with pytest.raises(ValueError, match="optimizer.name: expected 'adam' or 'adamax' for m1m2"):
+        make_trainer(
+            m1m2((8, 8, 1), 10, m1_steps=1, num_train=40),
+            steps=1,
+            batch_size=8,
+            num_levels=17,
+            mesh=parallel.data_mesh(),
+            optimizer=OptimizerOptions(name="muon"),
+        )
     with pytest.raises(ValueError, match="for them set noise"):
         trainer(augment=AugmentOptions(shift=1.0))
     with pytest.raises(ValueError, match="augment: no term sees these views"):

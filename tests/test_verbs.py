@@ -402,7 +402,10 @@ def test_outliers_of_a_users_own(
     record = json.loads((tmp_path / "outliers.json").read_text())
     assert record["auroc"]["noise.npz"]["log_prob"] > 0.95
     assert record["num_objects"]["noise.npz"] == 30
-    say(capsys, "predict", run, f"--input={tmp_path}/noise.npz", f"--output={tmp_path}/p.csv")
+    given = f"--input={tmp_path}/noise.npz"
+    say(capsys, "predict", run, given, f"--output={tmp_path}/p.csv")
+    say(capsys, "obfuscate", run, given, f"--output={tmp_path}/hidden.npz")
+    assert "expected labels -1..9, got 10" in complain(capsys, "evaluate", run, given)
 
 
 def test_a_run_may_have_the_name_of_its_dataset(

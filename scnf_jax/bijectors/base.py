@@ -59,7 +59,8 @@ class Conditioner(Protocol):
     """What computes a coupling's parameters: any object with these two methods.
 
     Flax Linen modules fit as they are. ``x`` is ``[batch, *event]``; the result has
-    the same leading axes and the number of channels that the coupling asks for.
+    the same leading axes, or 1 for one along which it is the same, and the number of channels
+    that the coupling asks for.
     """
 
     def init(self, key: Array, x: Array, context: Array | None = None, /) -> Params:

@@ -66,8 +66,8 @@ def coupling(
 
     Raises:
       ValueError: if ``split`` is unknown; at trace time, where the event has fewer
-        than two channels (or is no image), or the conditioner returns another number
-        of channels.
+        than two channels (or is no image), or the conditioner returns another shape
+        or number of channels.
 
     References:
       Dinh, Sohl-Dickstein, Bengio 2017, "Density estimation using Real NVP", sections
@@ -82,20 +82,22 @@ def coupling(
     def parameters(params: Params, seen: Array, mapped: Array, context: Array | None) -> Array:
         theta = conditioner.apply(params, seen, context)
         *places, channels = mapped.shape
-        fits = theta.ndim == mapped.ndim
-        if not fits or any(a not in (1, b) for a, b in zip(theta.shape, places, strict=False)):
+        *given, outputs = theta.shape
+        if len(given) != len(places) or any(
+            size not in (1, place) for size, place in zip(given, places, strict=True)
+        ):
             raise ValueError(
                 f"{transform.name}: expected the conditioner's output of shape "
                 f"{(*places, transform.num_params * channels)}, or with 1 for an axis along which "
                 f"it is the same, got {theta.shape}"
             )
-        if theta.shape[-1] != transform.num_params * channels:
+        if outputs != transform.num_params * channels:
             raise ValueError(
                 f"{transform.name}: expected {transform.num_params * channels} output channels "
                 f"of the conditioner ({transform.num_params} for each of {channels} mapped "
-                f"channels), got {theta.shape[-1]}: set the size of its last layer"
+                f"channels), got {outputs}: set the size of its last layer"
             )
-        theta = jnp.broadcast_to(theta, (*places, theta.shape[-1]))
+        theta = jnp.broadcast_to(theta, (*places, outputs))
         theta = theta.reshape(*places, transform.num_params, channels)
         return theta.astype(mapped.dtype)
 

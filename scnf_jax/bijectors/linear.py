@@ -105,7 +105,8 @@ def _orthogonal(vectors: Array) -> Array:
         unit = vector * jax.lax.rsqrt(jnp.maximum(jnp.sum(vector**2), tiny))
         return matrix - 2.0 * jnp.outer(_dot(matrix, unit), unit), None
 
-    eye = jnp.eye(vectors.shape[-1], dtype=vectors.dtype)
+    # Split over devices as the vectors are, under shard_map.
+    eye = jnp.eye(vectors.shape[-1], dtype=vectors.dtype) + jnp.zeros_like(vectors[0])
     return jax.lax.scan(reflect, eye, vectors)[0]
 
 

@@ -59,7 +59,7 @@ def mixture_transform(num_components: int) -> Transform:
             0, _BISECTIONS, lambda i, b: jax.tree.map(frozen, halve(i, b)), frozen(bracket)
         )
         # Newton steps polish the bisection's fixed result, and carry the derivatives (implicit
-        # differentiation): one has the exact first ones, two the second and third ones, too.
+        # differentiation): one has the exact first ones, two the second ones, too.
         x = frozen(0.5 * (low + high))
         for _ in range(2):
             value, log_slope = logit_cdf(x, log_weights, means, scales)
@@ -82,9 +82,9 @@ def mixture_coupling(
         \big)\Big) + b
 
     The inverse is found by bisection inside an exact bracket, then two Newton steps,
-    through which its first three derivatives are exact. The means start spread over [-1, 1], so
-    that components differ from the first step on; the map then starts near, not at,
-    the identity. ``a`` and ``s`` are bounded by 5 in absolute value.
+    through which its first and second derivatives are exact. The means start spread over
+    [-1, 1], so that components differ from the first step on; the map then starts near, not
+    at, the identity. ``a`` and ``s`` are bounded by 5 in absolute value.
 
     Args:
       conditioner: returns ``2 + 3 num_components`` channels for every mapped one:

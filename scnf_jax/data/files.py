@@ -118,10 +118,10 @@ def open_objects(
             f"{path}: expected objects [N, ...] of shape {event_shape} each, got an array of "
             f"shape {arrays.x.shape}"
         )
-    y = None if num_classes is None else arrays.y
-    if y is not None and num_classes is not None:
-        check_labels(f"{path}: y", y, len(arrays.x), num_classes)
-        y = y.astype(np.int32)
+    y = None
+    if arrays.y is not None and num_classes is not None:
+        check_labels(f"{path}: y", arrays.y, len(arrays.x), num_classes)
+        y = arrays.y.astype(np.int32)
     objects = Objects(arrays.x, range(len(arrays.x)), y, event_shape, num_levels, f"{path}: x")
     objects[slice(0, 1)]
     return objects

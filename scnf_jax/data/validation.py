@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scnf_jax.data.streams import TrainObjects, take
+from scnf_jax.data.streams import TrainObjects, at_most, take
 
 if TYPE_CHECKING:
     from scnf_jax.data.sources import Dataset
@@ -71,12 +71,12 @@ def _check_values(field: str, x: np.ndarray, num_levels: int | None, start: int)
 
 
 def warn_unless_standardised(x: TrainObjects) -> None:
-    """Looks at the first 1,000 vectors ``[N, D]``.
+    """Looks at 1,000 of the vectors ``[N, D]``, drawn, since a file may be sorted.
 
     Warns:
       UserWarning: where a feature's mean is beyond 10, or its deviation outside of 0.1 to 10.
     """
-    some = np.asarray(take(x, slice(0, 1000)), np.float64)
+    some = np.asarray(take(x, at_most(1000, np.arange(x.shape[0]))), np.float64)
     mean, deviation = some.mean(0), some.std(0)
     odd = (np.abs(mean) > 10) | (deviation > 10) | ((deviation > 0) & (deviation < 0.1))
     if odd.any():

@@ -21,7 +21,8 @@ def evaluate_scores(scores: Scores, labels: np.ndarray) -> dict[str, Any]:
       labels: their classes ``[N]``, all known.
 
     Returns:
-      ``num_objects``, ``error_percent``, ``ece_percent``, ``confusion`` (rows: true class),
+      ``num_objects``, ``error_percent``, ``ece_percent``, ``confusion`` (rows: true class;
+      without objects whose posterior is not a number),
       ``error_percent_at_coverage`` by percent of objects answered, ``by_class`` with the
       error of each class; of a density also ``bits_per_dim``, ``log_prob_nats``, and both
       by class.

@@ -153,8 +153,8 @@ def save_records(runs: Iterable[Path], folder: Path) -> None:
 
 def _free_path(path: Path, record: Mapping[str, Any]) -> Path:
     """The path; with a digest of the command where the record of another command has this name."""
-    command = read_json(path).get("command")
-    if not isinstance(command, str) or _base_command({"command": command}) == _base_command(record):
+    there = read_json(path)
+    if not there or _base_command(there) == _base_command(record):
         return path
     digest = hashlib.sha256(_base_command(record).encode()).hexdigest()[:8]
     return path.with_stem(f"{path.stem}-{digest}")
@@ -221,6 +221,8 @@ def _line(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
     errors = [r["test_error_percent"] for r in finished]
     bits = [r["bits_per_dim"] for r in finished if r["bits_per_dim"] is not None]
     notes = [_notes(records[0])]
+    if lost := [str(r["seed"]) for r in finished if bits and r["bits_per_dim"] is None]:
+        notes.append(f"bits/dim of {', '.join(lost)} not finite")
     for record in unfinished:
         reached = record["test_error_percent"]
         so_far = "not evaluated yet" if reached is None else f"{reached:.2f}% so far"

@@ -1,7 +1,7 @@
 """What verbs share: a trained model, a user's objects, where results go."""
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +108,13 @@ def run_dataset(run: LoadedRun) -> Dataset:
 
 
 def input_objects(engine: Engine, path: str | None, with_labels: bool = True) -> Objects:
-    """A user's objects; without a path the test set of the run."""
+    """A user's objects; without a path the test set of the run.
+
+    Args:
+      engine: of the model that they are for.
+      path: of the objects.
+      with_labels: whether labels in the file are read, and have to be the model's.
+    """
     run = engine.run
     if path is not None:
         num_classes = run.num_classes if with_labels else None
@@ -144,25 +150,20 @@ def check_is_not_read(arguments: argparse.Namespace, engine: Engine, path: Path)
     That is a file or a folder's picture that the command names, the run's data and labels given by
     hand, and the records of the run itself.
     """
-    run = engine.run
-
-    def resolved(names: Iterable[str | None]) -> list[Path]:
-        return [Path(name).expanduser().resolve() for name in names if name]
-
-    objects = resolved([getattr(arguments, "input", None), *getattr(arguments, "other", [])])
-    read = resolved(
-        [
-            getattr(arguments, "label_file", None),
-            run.options.resolved_label_file,
-            run.options.dataset,
-        ]
-    )
-    read += [*objects, *(run.folder.resolve() / name for name in _RECORDS)]
+    run, options = engine.run, engine.run.options
+    objects = _resolved(getattr(arguments, "input", None), *getattr(arguments, "other", []))
+    labels = getattr(arguments, "label_file", None), options.resolved_label_file
+    records = [run.folder / name for name in _RECORDS]
+    read = objects | _resolved(*labels, options.dataset, *records)
     target = path.resolve()
     if target in read or (target.suffix == ".png" and target.parent in objects):
         raise ValueError(
             f"output: expected another name, since {path} is read by this command or by others"
         )
+
+
+def _resolved(*paths: str | Path | None) -> set[Path]:
+    return {Path(path).expanduser().resolve() for path in paths if path}
 
 
 def output_folder(arguments: argparse.Namespace, engine: Engine, default: str) -> Path:

@@ -125,7 +125,8 @@ def _relabel(arguments: argparse.Namespace) -> str:
             "obfuscate and restore take all objects"
         )
     check_limits(arguments, "count")
-    objects = input_objects(engine, arguments.input)
+    with_labels = arguments.labels in (None, "given")
+    objects = input_objects(engine, arguments.input, with_labels)
     num = min(arguments.count, len(objects))
     picture = output_path(arguments, engine, "relabelled.png", [".png"])
     arrays = picture.with_suffix(".npz")
@@ -169,7 +170,7 @@ def _add_obfuscate(parser: argparse.ArgumentParser) -> None:
 
 def _obfuscate(arguments: argparse.Namespace) -> str:
     engine = open_engine(arguments)
-    objects = input_objects(engine, arguments.input)
+    objects = input_objects(engine, arguments.input, arguments.labels == "given")
     path = output_path(arguments, engine, "", [".npz"])
     x = objects.all()
     label = engine.labels(x, arguments.labels, objects.y)
