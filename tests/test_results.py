@@ -138,6 +138,11 @@ def test_records_of_commands_that_differ_by_marks_alone_are_kept_apart(tmp_path:
     errors = [json.loads(file.read_text())["test_error_percent"] for file in records.iterdir()]
     assert sorted(errors) == [0.0, 1.0, 2.0]
 
+    name = results.record_name(results.collect(tmp_path / "0-0"))
+    (records / name).write_text('{"of": "a stranger"}')
+    results.save_records([tmp_path / "0-0"], records)
+    assert json.loads((records / name).read_text())["test_error_percent"] == 0.0
+
 
 def test_the_page_is_rebuilt_from_records_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", COMMAND, 0, status="finished", test_error_percent=4.0)

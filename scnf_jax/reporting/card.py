@@ -34,6 +34,11 @@ _STACKED = (
 )
 
 
+def num_labelled(run: LoadedRun, summary: Mapping[str, Any]) -> int | str:
+    """How many labels a run saw; without its summary the number that was asked for, or ``all``."""
+    return summary.get("num_labelled", run.options.num_labelled or "all")
+
+
 def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
     """What was trained, for a person: captions and values.
 
@@ -45,11 +50,10 @@ def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
       Values by caption.
     """
     options = run.options
-    known = summary.get("num_labelled", options.num_labelled or "all")
     pseudo = summary.get("num_pseudo_labelled", 0)
     rows = {
         "data": f"{options.dataset}, objects {list(run.event_shape)}, {run.num_classes} classes, "
-        f"{known} labels, label seed {options.resolved_label_seed}"
+        f"{num_labelled(run, summary)} labels, label seed {options.resolved_label_seed}"
         + (f", those in {options.label_file} among them" if options.label_file else "")
         + (f"; {pseudo:,} that a run before it gave" if pseudo else ""),
         "model": ", ".join(f"{key} {value}" for key, value in options.model.items()),

@@ -13,7 +13,7 @@ from scnf_jax.analysis.relabelling import relabelling_acceptance
 from scnf_jax.data import Dataset
 from scnf_jax.folders import read_json, write_json, write_text
 from scnf_jax.inference import Engine
-from scnf_jax.reporting.card import describe, results
+from scnf_jax.reporting.card import describe, num_labelled, results
 from scnf_jax.reporting.evaluation import evaluation_record, plot_evaluation
 from scnf_jax.reporting.markdown import table, to_html
 from scnf_jax.reporting.studies import (
@@ -134,8 +134,7 @@ def _page(
     parts: Sequence[str],
 ) -> str:
     run = engine.run
-    num_labelled = summary.get("num_labelled", run.options.num_labelled or "all")
-    name = f"{run.options.dataset}, {num_labelled} labels"
+    name = f"{run.options.dataset}, {num_labelled(run, summary)} labels"
     numbers = {f"{run.test_name} error": f"{evaluation['error_percent']:.2f}%"}
     if engine.has_density:
         numbers["bits/dim"] = f"{evaluation['bits_per_dim']:.3f}"

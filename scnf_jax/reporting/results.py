@@ -119,8 +119,7 @@ def record_name(record: Mapping[str, Any]) -> str:
     words = [word for word in words if not word.startswith("config.seed")]
     name = re.sub(r"[^A-Za-z0-9_]+", "-", "-".join(words))
     if len(name) > _LONGEST_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        name = f"{name[:_LONGEST_NAME]}-{digest}"
+        name = f"{name[:_LONGEST_NAME]}-{_digest(name)}"
     return f"{name}-seed{record['seed']}.json"
 
 
@@ -153,11 +152,14 @@ def save_records(runs: Iterable[Path], folder: Path) -> None:
 
 def _free_path(path: Path, record: Mapping[str, Any]) -> Path:
     """The path; with a digest of the command where the record of another command has this name."""
-    there = read_json(path)
-    if not there or _base_command(there) == _base_command(record):
+    there, command = read_json(path), _base_command(record)
+    if "command" not in there or _base_command(there) == command:
         return path
-    digest = hashlib.sha256(_base_command(record).encode()).hexdigest()[:8]
-    return path.with_stem(f"{path.stem}-{digest}")
+    return path.with_stem(f"{path.stem}-{_digest(command)}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _check(record: Mapping[str, Any], path: Path, remedy: str) -> None:
