@@ -58,12 +58,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader sees the old content or the new, and an error leaves the old. Of a link it is the file
     behind it whose place is taken.
+
+    Raises:
+      OSError: with the file's name, where it cannot be written, as on a full disk.
     """
     target = path.resolve()
     temporary = target.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         yield temporary
         temporary.replace(target)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{target}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

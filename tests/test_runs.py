@@ -184,6 +184,14 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pass
 
 
+def test_a_full_disk_names_the_file_and_leaves_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    folders.write_json(path, {"step": 1})
+    with pytest.raises(OSError, match=r"summary\.json: No space left"), folders.replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert folders.read_json(path) == {"step": 1}
+
+
 def test_divergence_stops_with_its_cause(tmp_path: Path) -> None:
     experiment = runs.prepare(TINY | {"steps": 40}, tmp_path)
     experiment.dataset.train_x[:] = np.nan
