@@ -51,8 +51,10 @@ def save(folder: Path, step: int, state: Any, meta: Mapping[str, Any], keep: int
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(leftover)
+        arrays = jax.device_get(flatten(state))
+        _check_space(folder, sum(array.nbytes for array in arrays.values()))
         temporary.mkdir()
-        _checkpointer().save(temporary / "arrays", jax.device_get(flatten(state)))
+        _checkpointer().save(temporary / "arrays", arrays)
         files = {name: _digest(temporary / name) for name in _files(temporary)}
         _write_manifest(temporary, {"step": step, "meta": dict(meta), "files": files})
         if target.exists():
@@ -68,6 +70,13 @@ def save(folder: Path, step: int, state: Any, meta: Mapping[str, Any], keep: int
     later = [other for other in saved if other > step]  # damaged ones that were passed over
     for old in until_now[:-keep] + later:
         shutil.rmtree(folder / str(old))
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Before Orbax begins: on a disk that fills up, its threads log a traceback per array."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"no space left: {needed:,} bytes needed, {free:,} free")
 
 
 def saved_steps(folder: Path) -> list[int]:

@@ -1,6 +1,7 @@
 """Saving and loading: whole, or loudly not."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,12 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     blocked.write_text("")
     with pytest.raises(CheckpointError, match=r"file/.*could not be written .* resume"):
         checkpoints.save(blocked, 20, state(1.0), {})
+
+
+def test_disk_too_full_for_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 10)
+    left = shutil.disk_usage(tmp_path)._replace(free=31)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: left)
+    with pytest.raises(CheckpointError, match="32 bytes needed, 31 free"):
+        checkpoints.save(tmp_path, 20, state(1.0), {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["10"]
