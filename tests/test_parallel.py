@@ -53,13 +53,14 @@ else:
 print("same")
 """
 
-# In a program of others: objects split by shard_map, or models, one and its objects a device.
+# In a program of others: objects split by shard_map, or over explicit axes of a mesh, as make_mesh
+# gives them, or models, one and its objects a device.
 COMPOSED = """
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from scnf_jax import bijectors as bj, semi_conditional_flow
 from scnf_jax.conditioners import MLP
 
@@ -80,6 +81,14 @@ for function in (model.log_prob, gradient):
     split = jax.shard_map(
         function, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P("data"))
     same(jax.jit(split)(params, x, label), jax.jit(function)(params, x, label))
+
+rows = NamedSharding(jax.make_mesh((2,), ("data",)), P("data"))
+log_prob = jax.sharding.auto_axes(model.log_prob, axes="data", out_sharding=rows)
+loss = lambda function: jax.jit(jax.grad(lambda p, x, label: function(p, x, label).mean()))
+jax.tree.map(
+    same,
+    loss(log_prob)(params, *jax.device_put((x, label), rows)),
+    loss(model.log_prob)(params, x, label))
 
 x, label = jnp.stack([x, x + 1]), jnp.stack([label, label])
 both = jax.vmap(model.init)(jax.random.split(jax.random.key(2)), x)
