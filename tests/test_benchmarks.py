@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import bounds, devices, measure, thresholds
-from benchmarks.__main__ import section
+from benchmarks.__main__ import DOCS, page, section
 from scnf_jax.conditioners import Conv3x3
 
 
@@ -102,3 +102,7 @@ def test_minutes_to_a_result(tmp_path: Path) -> None:
     assert (row["2 bits/dim"], row["1.3 bits/dim"], row["1.2 bits/dim"]) == (2.0, 4.0, None)
     with pytest.raises(ValueError, match="thresholds: expected run folders"):
         thresholds.run([])
+
+
+def test_the_page_in_docs_is_that_of_the_records_there() -> None:
+    assert page(DOCS / "performance") == (DOCS / "PERFORMANCE.md").read_text()

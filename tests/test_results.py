@@ -105,6 +105,12 @@ def test_a_baseline_that_was_stopped_is_in_the_table(tmp_path: Path) -> None:
     assert "seed 0 stopped, not evaluated yet" in page
 
 
+def test_the_table_in_docs_is_that_of_the_records_there(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    results.write_table(docs / "results", tmp_path / "RESULTS.md")
+    assert (tmp_path / "RESULTS.md").read_text() == (docs / "RESULTS.md").read_text()
+
+
 def test_records_of_long_commands_are_kept_apart(tmp_path: Path) -> None:
     long = COMMAND + "".join(f" --config.objective.weight_{k}=0" for k in range(20))
     runs = [
