@@ -20,7 +20,8 @@ Whole training steps, optimiser included; MNIST's images are noise here. Operati
 matrix products and convolutions that a step asks for, counted in its trace: convolutions as such,
 whatever they run as. The peak is a product of two 2,048 x 2,048 matrices, which takes turns with
 the steps in the same run. The own MNIST config has second views of half of its images; views are
-not counted as images. *Without views*: with neither these nor the term that they serve.
+not counted as images. *By Muon*: with `--config.optimizer.name=muon`, whose update multiplies
+matrices, too. *Without views*: with neither these views nor the term that they serve.
 *Without 1x1*: with `--config.model.num_pointwise=0`. A conditioner is then two convolutions, from
 few channels to many and back, so that its products do few operations for each number that they
 read and write, whatever the width; so are those of `:small`. The 1x1
@@ -33,6 +34,7 @@ WITHOUT_VIEWS = {
 ROWS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     ("paper model", "mnist_table:glow_sgd", {"batch_size": 32}, 2),
     ("own MNIST config", MNIST, {}, 10),
+    ("own MNIST config, by Muon", MNIST, {"optimizer": {"name": "muon"}}, 10),
     ("own MNIST config, without views", MNIST, WITHOUT_VIEWS, 10),
     ("own MNIST config, :alone", "mnist:alone", {}, 10),
     ("own MNIST config, :alone, without 1x1", "mnist:alone", {"model": {"num_pointwise": 0}}, 10),
@@ -68,7 +70,7 @@ def stepping(name: str, changes: dict[str, Any], steps_per_call: int, devices: i
 
     Args:
       name: see :func:`~benchmarks.models.config_of`.
-      changes: settings that differ; under ``model`` those of the model.
+      changes: settings that differ; under ``model`` and ``optimizer`` those of these.
       steps_per_call: steps in one call.
       devices: how many share the batch.
 
@@ -76,8 +78,8 @@ def stepping(name: str, changes: dict[str, Any], steps_per_call: int, devices: i
       The steps.
     """
     config = config_of(name)
-    model = {**config["model"], **changes.get("model", {})}
-    settings = {**config, "steps_per_call": steps_per_call, **changes, "model": model}
+    groups = {name: {**config[name], **changes.get(name, {})} for name in ("model", "optimizer")}
+    settings = {**config, "steps_per_call": steps_per_call, **changes, **groups}
     options = parse_config(settings)
     dataset = _noise() if options.dataset == "mnist" else load_dataset(options.dataset)
     mesh = parallel.data_mesh(jax.devices()[:devices])
