@@ -4,7 +4,6 @@ import tempfile
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.models import config_of
 
 TITLE = "Time to the first step"
 ABOUT = """\
@@ -48,6 +47,5 @@ def run() -> list[dict[str, Any]]:
 
 
 def _seconds(name: str, model: dict[str, Any], cache: str = "") -> float:
-    changes = {"model": {**config_of(name)["model"], **model}} if model else {}
-    program = PROGRAM.format(name=name, changes=changes)
+    program = PROGRAM.format(name=name, changes={"model": model})
     return float(measure.output_of(program, JAX_COMPILATION_CACHE_DIR=cache))

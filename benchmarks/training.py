@@ -78,7 +78,7 @@ def stepping(name: str, changes: dict[str, Any], steps_per_call: int, devices: i
       The steps.
     """
     config = config_of(name)
-    groups = {name: {**config[name], **changes.get(name, {})} for name in ("model", "optimizer")}
+    groups = {key: {**config[key], **changes.get(key, {})} for key in ("model", "optimizer")}
     settings = {**config, "steps_per_call": steps_per_call, **changes, **groups}
     options = parse_config(settings)
     dataset = _noise() if options.dataset == "mnist" else load_dataset(options.dataset)
