@@ -568,6 +568,10 @@ def test_other_data_than_those_of_the_run_are_refused(
         (["export", "--output={tmp}"], "which holds other files"),
         (["export", "--output={file}/shared"], "output: expected a folder that can be written"),
         (["evaluate", "--output={file}/evaluation.json"], "a folder that can be written"),
+        (
+            ["restore", "--input={lost}", "--label=1", "--output=x.npz"],
+            "others in 1 of 3 rows of z_aux, first in row 2",
+        ),
         (["restore", "--input={torn}", "--label=1", "--output=x.npz"], "got a damaged one"),
         (["restore", "--input={wide}", "--label=1", "--output=x.npz"], "without a name"),
         (
@@ -626,6 +630,8 @@ def test_bad_input_is_one_line(
     places["scans_png"] = scans.with_suffix(".png")
     places["wordy"] = tmp_path / "wordy.npz"
     np.savez(places["wordy"], z_h=np.full((2, 5), "a"), z_aux=np.zeros((2, 5)))
+    places["lost"] = tmp_path / "lost.npz"
+    np.savez(places["lost"], z_h=np.zeros((3, 5)), z_aux=[[0.0], [1.0], [np.nan]])
     places["nobody"] = tmp_path / "nobody.npz"
     np.savez(places["nobody"], z_h=np.zeros((0, 5)), z_aux=np.zeros((0, 5)))
     verb, *options = [word.format(**places) for word in words]

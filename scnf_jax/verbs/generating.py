@@ -217,6 +217,12 @@ def _read_hidden(name: str) -> Hidden:
         raise ValueError(
             f"{name}: expected z_h and z_aux of one row of numbers an object, of at least one"
         )
+    for field, z in hidden._asdict().items():
+        if (lost := np.flatnonzero(~np.isfinite(z).all(-1))).size:
+            raise ValueError(
+                f"{name}: expected finite numbers, got others in {len(lost)} of {len(z)} rows of "
+                f"{field}, first in row {lost[0]}"
+            )
     return hidden
 
 
