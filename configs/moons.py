@@ -18,6 +18,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.validation_size = 0
     config.pseudo_labels = placeholder(str)  # a finished run's folder; not given: none
     config.pseudo_label_shift = 0
+    config.pseudo_label_spreading = 0.0  # share of nearest neighbours in such a label
     config.pseudo_label_share = 1.0
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed

@@ -1,4 +1,4 @@
-"""Labels that a trained model gives to objects without one, for another model to learn from."""
+"""Labels for objects without one: of a trained model, or spread from the known ones, or both."""
 
 import contextlib
 import sys
@@ -16,6 +16,7 @@ from scnf_jax.labels import kept_answers, seen_labels
 from scnf_jax.loading import load_run
 from scnf_jax.metrics import margins
 from scnf_jax.settings import RunOptions
+from scnf_jax.spreading import features, spread_labels
 
 _FILE = "pseudo_labels.npy"
 _SAW_THE_SAME = ("dataset", "num_labelled", "resolved_label_seed", "validation_size")
@@ -92,10 +93,11 @@ def is_finished(source: Path) -> bool:
 def add_pseudo_labels(
     options: RunOptions, folder: Path, dataset: Dataset, labels: np.ndarray
 ) -> np.ndarray:
-    """Gives objects without a label those of the run that the settings name.
+    """Gives objects without a label those of the run that the settings name, spread as they say.
 
     Args:
-      options: with ``pseudo_labels``, ``pseudo_label_shift`` and ``pseudo_label_share``.
+      options: with ``pseudo_labels``, ``pseudo_label_shift``, ``pseudo_label_spreading`` and
+        ``pseudo_label_share``.
       folder: of the run to be trained; the labels that it was begun with, where it has been.
       dataset: of the run.
       labels: int32 ``[N]``, -1 for "not known"; those that are known stay.
@@ -107,12 +109,32 @@ def add_pseudo_labels(
       ValueError: where there is no such run, it saw other data or labels, vectors are to be moved,
         or the folder's own labels are damaged.
     """
-    saved = folder / _FILE
-    if options.pseudo_labels and saved.exists():
-        return _read(saved, len(labels))
+    if not options.has_pseudo_labels:
+        return labels
+    if (folder / _FILE).exists():
+        return _read(folder / _FILE, len(labels))
+    if (labels >= 0).all():
+        return labels
     source = source_of(options, folder, dataset, labels)
     if source is None:
-        return labels
+        log_posterior = np.full((len(labels), dataset.num_classes), np.nan)
+    else:
+        log_posterior = _posterior_of_run(source, options, dataset, labels)
+    if alpha := options.pseudo_label_spreading:
+        _say(f"labels are spread over {len(labels)} train objects ...")
+        belief = np.nan_to_num(np.exp(log_posterior))
+        known = np.flatnonzero(labels >= 0)
+        belief[known] = np.eye(dataset.num_classes)[labels[known]]
+        z = features(dataset.train_x, dataset.num_levels)
+        log_posterior = spread_labels(z, belief, alpha)
+    pseudo = surest_labels(log_posterior, options.pseudo_label_share)
+    return np.where(labels < 0, pseudo, labels)
+
+
+def _posterior_of_run(
+    source: Path, options: RunOptions, dataset: Dataset, labels: np.ndarray
+) -> np.ndarray:
+    """``log p(y|x) [N, K]`` of the train objects, by a run that has been checked to fit."""
     try:
         run = load_run(source)
     except (ValueError, CheckpointError) as error:
@@ -146,16 +168,19 @@ def add_pseudo_labels(
             f"pseudo_labels: expected a run on the same labels, got {source} with other ones from "
             f"label_file {run.options.label_file!r}, not {options.label_file!r}"
         )
-    if parallel.is_first():
-        sys.stderr.write(f"{source} gives labels to {len(labels)} train objects ...\n")
+    _say(f"{source} gives labels to {len(labels)} train objects ...")
     engine = Engine(run)
     parts = []
     for part in engine.batches(len(labels)):
         views = _moved(take(dataset.train_x, part), options.pseudo_label_shift)
         scores = [engine.scores_of_batch(view, part, density=False) for view in views]
         parts.append(np.mean([each.log_posterior for each in scores], 0))
-    pseudo = surest_labels(np.concatenate(parts), options.pseudo_label_share)
-    return np.where(labels < 0, pseudo, labels)
+    return np.concatenate(parts)
+
+
+def _say(line: str) -> None:
+    if parallel.is_first():
+        sys.stderr.write(line + "\n")
 
 
 def _moved(images: np.ndarray, pixels: int) -> Iterator[np.ndarray]:

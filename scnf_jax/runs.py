@@ -139,7 +139,7 @@ def prepare(
     if parallel.is_first():
         with claimed(path):
             begin()
-            if options.pseudo_labels:
+            if options.has_pseudo_labels:
                 save_labels(path, labels)
     known = int((seen >= 0).sum())
     return Experiment(path, command, plain, options, dataset, known, labels, model, mesh, trainer)

@@ -81,6 +81,9 @@ class RunOptions(LabelOptions):
         file, with the data, labels, seed and changed views of this run. None or empty: none.
       pseudo_label_shift: pixels p by which that run also sees each image moved, up, down, left and
         right; a label is the largest of the mean of the five log posteriors. 0: the image alone.
+      pseudo_label_spreading: share of an object's nearest neighbours in its label, below 1: the
+        posterior of that run, or without one the known labels alone, are spread over the train
+        objects; see :func:`~scnf_jax.spreading.spread_labels`. 0: they are not.
       pseudo_label_share: of the objects of each class, the surest first, that get one; see
         :func:`~scnf_jax.pseudo_labels.surest_labels`.
       posterior_at: where in its grey levels an image is classified: ``noise``, the draw at which
@@ -104,6 +107,7 @@ class RunOptions(LabelOptions):
     init_batch_size: int = 512
     pseudo_labels: str | None = None
     pseudo_label_shift: int = 0
+    pseudo_label_spreading: float = 0.0
     pseudo_label_share: float = 1.0
     posterior_at: str = "noise"
     stream: bool | None = None
@@ -124,7 +128,13 @@ class RunOptions(LabelOptions):
         ):
             check_positive(field, getattr(self, field))
         check_range("pseudo_label_shift", self.pseudo_label_shift, 0)
+        check_range("pseudo_label_spreading", self.pseudo_label_spreading, 0.0, 1.0 - 1e-6)
         check_range("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0)
+
+    @property
+    def has_pseudo_labels(self) -> bool:
+        """Whether objects without a label get one before training."""
+        return bool(self.pseudo_labels or self.pseudo_label_spreading)
 
     @property
     def chunk(self) -> int:

@@ -205,10 +205,12 @@ def _notes(record: Mapping[str, Any]) -> str:
         notes.append(f"{config['num_labelled']} labels")
     if config.get("label_file"):
         notes.append(f"and those of `{config['label_file']}`")
-    if config.get("pseudo_labels"):
-        share, run = config["pseudo_label_share"], config["pseudo_labels"]
-        mode = run.replace("{workdir}/", ":")
-        notes.append(f"and those that `{mode}` gives {share:.0%} of the others")
+    run, alpha = config.get("pseudo_labels"), config.get("pseudo_label_spreading")
+    if run or alpha:
+        share = f"{config['pseudo_label_share']:.0%} of the others"
+        given = "`" + run.replace("{workdir}/", ":") + f"` gives {share}" if run else ""
+        spread = "spread over neighbours" if run else f"spreading gives {share}"
+        notes.append("and those that " + ", ".join([given] * bool(run) + [spread] * bool(alpha)))
     return ", ".join(notes)
 
 

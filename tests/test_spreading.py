@@ -1,0 +1,139 @@
+"""Label spreading: the graph, the iteration, what images are compared by."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scnf_jax import runs, spreading
+from scnf_jax.spreading import features, gradient_histograms, nearest_neighbours, spread_labels
+from tests.test_runs import TINY
+
+
+def _apart(z: np.ndarray) -> np.ndarray:
+    distances = ((z[:, None] - z) ** 2).sum(-1)
+    np.fill_diagonal(distances, np.inf)
+    return distances
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_neighbours_are_those_of_all_distances(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading, "_BLOCK", block)
+    z = np.random.RandomState(0).randn(40, 3).astype(np.float32)
+    rows, distances = nearest_neighbours(z, 5)
+    all_distances = _apart(z)
+    np.testing.assert_array_equal(rows, np.argsort(all_distances, -1)[:, :5])
+    np.testing.assert_allclose(distances, np.sort(all_distances, -1)[:, :5], atol=1e-5)
+
+
+def test_blocks_shrink_where_there_are_many_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading, "_ENTRIES", 1)
+    z = np.array([[0.0], [1.0], [3.0]])
+    np.testing.assert_array_equal(nearest_neighbours(z, 1)[0], [[1], [0], [1]])
+
+
+def test_spreading_is_the_closed_form() -> None:
+    rng = np.random.RandomState(1)
+    z, belief = rng.randn(30, 2).astype(np.float32), np.zeros((30, 3))
+    belief[np.arange(6), np.arange(6) % 3] = 1.0
+    belief[6] = [0.2, 0.3, 0.5]
+    distances = _apart(z)
+    scale = np.sqrt(np.sort(distances, -1)[:, 6])
+    near = distances <= np.sort(distances, -1)[:, 7:8]
+    weights = np.where(near | near.T, np.exp(-distances / (scale[:, None] * scale)), 0.0)
+    root = np.diag(weights.sum(-1) ** -0.5)
+    found = np.linalg.solve(np.eye(30) - 0.9 * root @ weights @ root, 0.1 * belief)
+    expected = found / found.sum(-1, keepdims=True)
+    measured = np.exp(spread_labels(z, belief, 0.9, 8, tolerance=1e-9))
+    np.testing.assert_allclose(measured, expected, rtol=1e-4)
+
+
+def test_what_no_label_reaches_stays_unknown() -> None:
+    z = np.array([[0.0], [0.1], [9.0], [9.1]])
+    belief = np.array([[0, 1], [0, 0], [0, 0], [0, 0]], float)
+    log_posterior = spread_labels(z, belief, num_neighbours=1)
+    np.testing.assert_array_equal(log_posterior[:2], [[-np.inf, 0], [-np.inf, 0]])
+    assert np.isnan(log_posterior[2:]).all()
+
+
+def test_objects_that_are_the_same_share_their_label() -> None:
+    z = np.array([[0.0, 1.0]] * 3 + [[5.0, 1.0]] * 3, np.float32)
+    belief = np.zeros((6, 2))
+    belief[0, 0] = belief[3, 1] = 1.0
+    found = spread_labels(z, belief, num_neighbours=2).argmax(-1)
+    np.testing.assert_array_equal(found, [0, 0, 0, 1, 1, 1])
+
+
+def _stroke(slant: float, top: int, left: int) -> np.ndarray:
+    image = np.zeros((28, 28, 1), np.uint8)
+    for row in range(14):
+        column = left + slant * row
+        image[top + row, int(column) : int(column) + 2] = 200
+    image[top + 12 : top + 14, left : left + 8] = 200
+    return image
+
+
+def test_an_image_that_is_moved_looks_the_same() -> None:
+    images = np.stack([_stroke(0, 5, 8), _stroke(0, 8, 11), np.zeros((28, 28, 1), np.uint8)])
+    one, moved, empty = np.asarray(gradient_histograms(images))
+    np.testing.assert_allclose(one, moved, atol=1e-5)
+    assert np.linalg.norm(one) == pytest.approx(1.0, abs=1e-5)
+    assert not empty.any()
+
+
+def test_a_slant_matters_less_than_a_stroke() -> None:
+    upright, slanted, other = _stroke(0, 5, 8), _stroke(0.5, 5, 8), _stroke(0, 5, 8)
+    other[5:7, 8:16] = 200  # a bar on top
+    z = np.asarray(gradient_histograms(np.stack([upright, slanted, other])))
+    assert np.linalg.norm(z[0] - z[1]) < np.linalg.norm(z[0] - z[2])
+    plain = np.stack([upright, slanted, other]).astype(float).reshape(3, -1)
+    assert np.linalg.norm(plain[0] - plain[1]) > np.linalg.norm(plain[0] - plain[2])
+
+
+def test_a_gradient_votes_for_the_two_nearest_directions() -> None:
+    # 8 directions, 45 degrees apart: 0 is to the right, 2 is down.
+    turn = np.deg2rad([0.0, 90.0, 30.0, -15.0])
+    votes = spreading._votes(np.sin(turn), np.cos(turn))
+    expected = np.zeros((4, 8))
+    expected[0, 0] = expected[1, 2] = 1.0
+    expected[2, [0, 1]] = 1 / 3, 2 / 3
+    expected[3, [0, 7]] = 2 / 3, 1 / 3
+    np.testing.assert_allclose(votes, expected, atol=1e-5)
+
+
+def test_images_are_compared_in_parts_and_vectors_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = np.random.RandomState(0).randint(0, 17, (10, 8, 8, 1)).astype(np.uint8)
+    whole = features(images, 17)
+    assert whole.shape == (10, 7 * 7 * 8)
+    monkeypatch.setattr(spreading, "_BLOCK", 3)
+    np.testing.assert_allclose(features(images, 17), whole, atol=1e-6)
+    x = np.ones((4, 2), np.float32)
+    np.testing.assert_array_equal(features(x, None), x)
+
+
+def test_a_run_learns_from_labels_that_were_spread(tmp_path: Path) -> None:
+    config = TINY | {"pseudo_label_spreading": 0.99, "pseudo_label_share": 0.9}
+    experiment = runs.prepare(config, tmp_path / "run")
+    drawn = experiment.dataset.draw_labels(10, 0)
+    given = experiment.labels >= 0
+    np.testing.assert_array_equal(experiment.labels[drawn >= 0], drawn[drawn >= 0])
+    assert 890 <= given.sum() <= 910
+    truth = experiment.dataset.train_y
+    assert np.mean(experiment.labels[given] == truth[given]) > 0.9
+    assert runs.train(experiment)["num_pseudo_labelled"] == given.sum() - 10
+    (tmp_path / "run" / "pseudo_labels.npy").rename(tmp_path / "labels.npy")
+    np.save(tmp_path / "run" / "pseudo_labels.npy", np.zeros(1000, np.int32))
+    assert not runs.prepare(config, tmp_path / "run").labels.any()  # as it was begun
+
+
+def test_what_a_run_says_is_spread_too(tmp_path: Path) -> None:
+    runs.train(runs.prepare(TINY, tmp_path / "teacher"))
+    config = TINY | {"pseudo_labels": str(tmp_path / "teacher")}
+    alone = runs.prepare(config, tmp_path / "alone")
+    both = runs.prepare(config | {"pseudo_label_spreading": 0.95}, tmp_path / "both")
+    errors = [np.mean(run.labels != run.dataset.train_y) for run in (alone, both)]
+    assert errors[1] < errors[0]  # a flow of few steps, and two clusters
+    with pytest.raises(ValueError, match="pseudo_label_spreading: expected"):
+        runs.prepare(config | {"pseudo_label_spreading": 1.0}, tmp_path / "bad")
