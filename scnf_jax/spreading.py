@@ -122,65 +122,71 @@ def nearest_neighbours(z: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]
     return rows, distances
 
 
-def spread_labels(
-    z: np.ndarray,
-    belief: np.ndarray,
-    alpha: float = 0.99,
-    num_neighbours: int = 8,
-    tolerance: float = 0.02,
-) -> np.ndarray:
-    r"""Label spreading: what is believed of some objects, along a graph of nearest neighbours.
+def neighbour_graph(z: np.ndarray, num_neighbours: int = 8) -> csr_matrix:
+    r"""A graph of nearest neighbours, each distance measured by what is usual there.
 
     Objects i and j, one of which is among the nearest of the other, are joined by
 
     .. math:: W_{ij} = \exp(-|z_i - z_j|^2 / (s_i s_j))
 
-    with :math:`s_i` the distance of object i to its 7th neighbour. With
-    :math:`S = D^{-1/2} W D^{-1/2}`, D the row sums of W, and Y the beliefs, labels F are iterated
-    from Y on by :math:`F \leftarrow \alpha S F + (1 - \alpha) Y`, and then scaled to sum 1.
+    with :math:`s_i` the distance of object i to its 7th neighbour, or to its last.
 
     Args:
-      z: features ``[N, D]``.
+      z: features ``[N, D]``, of at least two objects.
+      num_neighbours: of each object; with fewer other objects, all of them.
+
+    Returns:
+      :math:`S = D^{-1/2} W D^{-1/2}`, float64 ``[N, N]``, D the row sums of W.
+
+    References:
+      Zelnik-Manor, Perona 2004, "Self-Tuning Spectral Clustering", section 2 (the scales)
+    """
+    size, num = len(z), min(num_neighbours, len(z) - 1)
+    rows, distances = nearest_neighbours(z, num)
+    scale = np.sqrt(distances[:, min(_SCALE_OF, num) - 1])
+    scales = np.maximum(scale[:, None] * scale[rows], np.finfo(np.float32).tiny)
+    weights = np.exp(-distances.astype(np.float64) / scales)
+    starts = np.arange(0, size * num + 1, num)
+    graph = csr_matrix((weights.ravel(), rows.ravel(), starts), (size, size))
+    graph = graph.maximum(graph.T)
+    degrees = np.maximum(np.asarray(graph.sum(1)).ravel(), np.finfo(np.float32).tiny)
+    root = diags(1 / np.sqrt(degrees))
+    return root @ graph @ root
+
+
+def spread_labels(
+    graph: csr_matrix, belief: np.ndarray, alpha: float = 0.99, tolerance: float = 0.02
+) -> np.ndarray:
+    r"""Label spreading: what is believed of some objects, along a graph.
+
+    With beliefs Y, labels F are iterated from Y on by :math:`F \leftarrow \alpha S F +
+    (1 - \alpha) Y`, and then scaled to sum 1.
+
+    Args:
+      graph: S, as of :func:`neighbour_graph`.
       belief: probabilities of the classes ``[N, K]``: 1 for a known label, all 0 where nothing is
         known.
-      alpha: share of its neighbours in the labels of an object, below 1.
-      num_neighbours: of each object; with fewer other objects, all of them.
+      alpha: share of its neighbours in the labels of an object, above 0 and below 1.
       tolerance: the iteration ends when the share of its start in the labels is below.
 
     Returns:
       ``log p(y|x)``, float64 ``[N, K]``; NaN where no belief reaches an object.
 
     References:
-      Zhou et al. 2003, "Learning with Local and Global Consistency", section 2; Zelnik-Manor,
-      Perona 2004, "Self-Tuning Spectral Clustering", section 2 (the scales)
+      Zhou et al. 2003, "Learning with Local and Global Consistency", section 2
 
     Example:
       >>> z = np.array([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
       >>> belief = np.zeros((6, 2))
       >>> belief[0, 0] = belief[5, 1] = 1.0
-      >>> spread_labels(z, belief, num_neighbours=2).argmax(-1)
+      >>> spread_labels(neighbour_graph(z, 2), belief).argmax(-1)
       array([0, 0, 0, 1, 1, 1])
     """
-    graph = _graph(z, min(num_neighbours, len(z) - 1))
     found = belief
     for _ in range(math.ceil(math.log(tolerance) / math.log(alpha))):
         found = alpha * (graph @ found) + (1 - alpha) * belief
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.log(found / found.sum(-1, keepdims=True))
-
-
-def _graph(z: np.ndarray, num: int) -> csr_matrix:
-    """S of :func:`spread_labels`."""
-    size = len(z)
-    rows, distances = nearest_neighbours(z, num)
-    scale = np.sqrt(distances[:, min(_SCALE_OF, num) - 1])
-    scales = np.maximum(scale[:, None] * scale[rows], np.finfo(np.float32).tiny)
-    weights = np.exp(-distances / scales).astype(np.float64)
-    starts = np.arange(0, size * num + 1, num)
-    graph = csr_matrix((weights.ravel(), rows.ravel(), starts), (size, size))
-    graph = graph.maximum(graph.T)
-    root = diags(1 / np.sqrt(np.asarray(graph.sum(1)).ravel()))
-    return root @ graph @ root
 
 
 def features(x: TrainObjects, num_levels: int | None) -> np.ndarray:

@@ -105,6 +105,28 @@ def test_a_baseline_that_was_stopped_is_in_the_table(tmp_path: Path) -> None:
     assert "seed 0 stopped, not evaluated yet" in page
 
 
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({"pseudo_labels": "{workdir}/first"}, "those that `:first` gives 90% of the others"),
+        ({"pseudo_label_spreading": 0.99}, "those that spreading gives 90% of the others"),
+        (
+            {"pseudo_labels": "runs/a", "pseudo_label_spreading": 0.8},
+            "those that `runs/a` gives 90% of the others, spread over neighbours",
+        ),
+    ],
+)
+def test_the_table_says_where_labels_come_from(
+    settings: dict[str, Any], note: str, tmp_path: Path
+) -> None:
+    config = {"num_labelled": 10, "pseudo_label_share": 0.9} | settings
+    result = {"status": "finished", "test_error_percent": 4.0, "config": config}
+    run = make_run(tmp_path / "a", COMMAND, 0, **result)
+    results.save_records([run], tmp_path / "records")
+    results.write_table(tmp_path / "records", tmp_path / "RESULTS.md")
+    assert f"10 labels, and {note} |" in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_the_table_in_docs_is_that_of_the_records_there(tmp_path: Path) -> None:
     docs = Path(__file__).parents[1] / "docs"
     results.write_table(docs / "results", tmp_path / "RESULTS.md")

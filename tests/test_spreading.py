@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from scnf_jax import runs, spreading
-from scnf_jax.spreading import features, gradient_histograms, nearest_neighbours, spread_labels
+from scnf_jax.spreading import (
+    features,
+    gradient_histograms,
+    nearest_neighbours,
+    neighbour_graph,
+    spread_labels,
+)
 from tests.test_runs import TINY
 
 
@@ -44,14 +50,14 @@ def test_spreading_is_the_closed_form() -> None:
     root = np.diag(weights.sum(-1) ** -0.5)
     found = np.linalg.solve(np.eye(30) - 0.9 * root @ weights @ root, 0.1 * belief)
     expected = found / found.sum(-1, keepdims=True)
-    measured = np.exp(spread_labels(z, belief, 0.9, 8, tolerance=1e-9))
+    measured = np.exp(spread_labels(neighbour_graph(z), belief, 0.9, tolerance=1e-9))
     np.testing.assert_allclose(measured, expected, rtol=1e-4)
 
 
 def test_what_no_label_reaches_stays_unknown() -> None:
     z = np.array([[0.0], [0.1], [9.0], [9.1]])
     belief = np.array([[0, 1], [0, 0], [0, 0], [0, 0]], float)
-    log_posterior = spread_labels(z, belief, num_neighbours=1)
+    log_posterior = spread_labels(neighbour_graph(z, 1), belief)
     np.testing.assert_array_equal(log_posterior[:2], [[-np.inf, 0], [-np.inf, 0]])
     assert np.isnan(log_posterior[2:]).all()
 
@@ -60,8 +66,17 @@ def test_objects_that_are_the_same_share_their_label() -> None:
     z = np.array([[0.0, 1.0]] * 3 + [[5.0, 1.0]] * 3, np.float32)
     belief = np.zeros((6, 2))
     belief[0, 0] = belief[3, 1] = 1.0
-    found = spread_labels(z, belief, num_neighbours=2).argmax(-1)
+    found = spread_labels(neighbour_graph(z, 2), belief).argmax(-1)
     np.testing.assert_array_equal(found, [0, 0, 0, 1, 1, 1])
+
+
+def test_neighbours_that_are_all_one_point_reach_nothing_else() -> None:
+    z = np.array([[0.0]] * 9 + [[5.0]])
+    belief = np.zeros((10, 2))
+    belief[0, 1] = 1.0
+    log_posterior = spread_labels(neighbour_graph(z), belief)
+    assert (log_posterior[:9].argmax(-1) == 1).all()
+    assert np.isnan(log_posterior[9]).all()
 
 
 def _stroke(slant: float, top: int, left: int) -> np.ndarray:

@@ -63,7 +63,8 @@ SECTIONS: dict[str, Sequence[Row]] = {
         Row("this project's own, one flow alone", "configs/mnist.py:alone"),
         Row("this project's own, one flow alone, small", "configs/mnist.py:small"),
         *_seven("mnist_table", published=True),
-        Row("classifier by consistency, no density", "configs/mnist.py:classifier"),
+        Row("network by consistency, no density", "configs/mnist.py:classifier"),
+        Row("network on spread labels, no density", "configs/mnist.py:spread"),
         *_MNIST_BASELINES,
     ],
     "Digits": [
@@ -205,12 +206,12 @@ def _notes(record: Mapping[str, Any]) -> str:
         notes.append(f"{config['num_labelled']} labels")
     if config.get("label_file"):
         notes.append(f"and those of `{config['label_file']}`")
-    run, alpha = config.get("pseudo_labels"), config.get("pseudo_label_spreading")
-    if run or alpha:
+    run, spread = config.get("pseudo_labels"), config.get("pseudo_label_spreading")
+    if run or spread:
+        by = f"`{run.replace('{workdir}/', ':')}`" if run else "spreading"
         share = f"{config['pseudo_label_share']:.0%} of the others"
-        given = "`" + run.replace("{workdir}/", ":") + f"` gives {share}" if run else ""
-        spread = "spread over neighbours" if run else f"spreading gives {share}"
-        notes.append("and those that " + ", ".join([given] * bool(run) + [spread] * bool(alpha)))
+        after = ", spread over neighbours" if run and spread else ""
+        notes.append(f"and those that {by} gives {share}{after}")
     return ", ".join(notes)
 
 
