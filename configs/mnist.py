@@ -18,12 +18,13 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(mode: str = "full") -> ConfigDict:
-    """``:alone``, ``:small``, ``:classifier`` or ``:tiny`` behind the file's name.
+    """``:alone``, ``:small``, ``:classifier``, ``:spread`` or ``:tiny`` behind the file's name.
 
     By default a flow trains for the likelihood, with the labels that a run of ``:classifier``
     gives all train images; that run goes first, into the folder of this one. ``:alone`` is a flow
     that learns from the 100 labels by itself, ``:small`` the same with narrow conditioners of two
-    convolutions. ``:classifier`` is a convolutional network for p(y|x) alone, by consistency.
+    convolutions. ``:classifier`` is a convolutional network for p(y|x) alone, by consistency,
+    ``:spread`` the same network on labels that were spread over nearest neighbours before.
     ``:tiny`` trains 20 steps of a smaller flow, as a check.
     """
     config = ConfigDict()

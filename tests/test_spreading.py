@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from scnf_jax import runs, spreading
+from scnf_jax.loading import load_run
+from scnf_jax.reporting.card import describe
 from scnf_jax.spreading import (
     features,
     gradient_histograms,
@@ -137,7 +139,10 @@ def test_a_run_learns_from_labels_that_were_spread(tmp_path: Path) -> None:
     assert 890 <= given.sum() <= 910
     truth = experiment.dataset.train_y
     assert np.mean(experiment.labels[given] == truth[given]) > 0.9
-    assert runs.train(experiment)["num_pseudo_labelled"] == given.sum() - 10
+    summary = runs.train(experiment)
+    assert summary["num_pseudo_labelled"] == given.sum() - 10
+    card = describe(load_run(tmp_path / "run"), summary)
+    assert card["data"].endswith(f"10 labels, label seed 0; {given.sum() - 10} spread from them")
     (tmp_path / "run" / "pseudo_labels.npy").rename(tmp_path / "labels.npy")
     np.save(tmp_path / "run" / "pseudo_labels.npy", np.zeros(1000, np.int32))
     assert not runs.prepare(config, tmp_path / "run").labels.any()  # as it was begun

@@ -8,6 +8,7 @@ import numpy as np
 from scnf_jax.loading import LoadedRun
 from scnf_jax.models import Classifier, StackedVAE
 from scnf_jax.scnf import SemiConditionalFlow
+from scnf_jax.settings import RunOptions
 
 _MAX_CLASSES = 20  # whose p(y) is listed
 
@@ -55,7 +56,7 @@ def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
         "data": f"{options.dataset}, objects {list(run.event_shape)}, {run.num_classes} classes, "
         f"{num_labelled(run, summary)} labels, label seed {options.resolved_label_seed}"
         + (f", those in {options.label_file} among them" if options.label_file else "")
-        + (f"; {pseudo:,} that a run before it gave" if pseudo else ""),
+        + (f"; {pseudo:,} {_given_by(options)}" if pseudo else ""),
         "model": ", ".join(f"{key} {value}" for key, value in options.model.items()),
         "objective": _changed(options.objective),
         "optimiser": _changed(options.optimizer),
@@ -71,6 +72,12 @@ def describe(run: LoadedRun, summary: Mapping[str, Any]) -> dict[str, str]:
     if "versions" in summary:
         rows["versions"] = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
     return rows
+
+
+def _given_by(options: RunOptions) -> str:
+    if not options.pseudo_labels:
+        return "spread from them"
+    return "that a run before it gave" + (", spread" if options.pseudo_label_spreading else "")
 
 
 def _unequal_class_probs(run: LoadedRun) -> str:
