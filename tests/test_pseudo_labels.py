@@ -14,9 +14,10 @@ from configs import mnist
 from scnf_jax import folders, pseudo_labels, runs
 from scnf_jax.data import Dataset
 from scnf_jax.inference import Scores
-from scnf_jax.loading import LoadedRun
+from scnf_jax.loading import LoadedRun, load_run
 from scnf_jax.pseudo_labels import surest_labels
 from scnf_jax.reporting import results
+from scnf_jax.reporting.card import describe
 from scnf_jax.settings import parse_config
 from tests.test_runs import ROOT, TINY
 
@@ -69,6 +70,47 @@ def test_a_run_learns_from_the_labels_of_another(teacher: Path, tmp_path: Path) 
     assert summary["num_labelled"] == 10
     assert summary["num_pseudo_labelled"] == pseudo
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_labels_are_spread_from_those_known(tmp_path: Path) -> None:
+    config = TINY | {"pseudo_label_spreading": 0.99, "pseudo_label_share": 0.9}
+    experiment = runs.prepare(config, tmp_path)
+    truth, drawn = experiment.dataset.train_y, experiment.dataset.draw_labels(10, 0)
+    given = experiment.labels >= 0
+    np.testing.assert_array_equal(experiment.labels[drawn >= 0], drawn[drawn >= 0])
+    assert 890 <= given.sum() <= 910
+    assert np.mean(experiment.labels[given] == truth[given]) > 0.9
+    np.save(tmp_path / "pseudo_labels.npy", np.zeros(1000, np.int32))
+    assert not runs.prepare(config, tmp_path).labels.any()  # as it was begun
+    with pytest.raises(ValueError, match="pseudo_label_spreading: expected"):
+        runs.prepare(config | {"pseudo_label_spreading": 1.0}, tmp_path / "bad")
+
+
+def test_what_a_run_says_is_spread(teacher: Path, tmp_path: Path) -> None:
+    config = TINY | {"pseudo_labels": str(teacher)}
+    alone = runs.prepare(config, tmp_path / "alone")
+    both = runs.prepare(config | {"pseudo_label_spreading": 0.95}, tmp_path / "both")
+    errors = [np.mean(each.labels != each.dataset.train_y) for each in (alone, both)]
+    assert errors[1] < errors[0]  # few steps leave mistakes, and neighbours mend some
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pseudo_label_spreading": 0.99}, "900 spread from them"),
+        ({"pseudo_labels": "runs/a"}, "900 that a run before it gave"),
+        (
+            {"pseudo_labels": "runs/a", "pseudo_label_spreading": 0.8},
+            "900 that a run before it gave, spread",
+        ),
+    ],
+)
+def test_the_card_says_where_labels_come_from(
+    settings: dict[str, Any], said: str, teacher: Path
+) -> None:
+    run = load_run(teacher)
+    card = describe(run._replace(config=run.config | settings), {"num_pseudo_labelled": 900})
+    assert card["data"].endswith(f"; {said}")
 
 
 def test_vectors_are_not_moved(teacher: Path, tmp_path: Path) -> None:

@@ -1,13 +1,9 @@
 """Label spreading: the graph, the iteration, what images are compared by."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from scnf_jax import runs, spreading
-from scnf_jax.loading import load_run
-from scnf_jax.reporting.card import describe
+from scnf_jax import spreading
 from scnf_jax.spreading import (
     features,
     gradient_histograms,
@@ -15,7 +11,6 @@ from scnf_jax.spreading import (
     neighbour_graph,
     spread_labels,
 )
-from tests.test_runs import TINY
 
 
 def _apart(z: np.ndarray) -> np.ndarray:
@@ -128,32 +123,3 @@ def test_images_are_compared_in_parts_and_vectors_as_they_are(
     np.testing.assert_allclose(features(images, 17), whole, atol=1e-6)
     x = np.ones((4, 2), np.float32)
     np.testing.assert_array_equal(features(x, None), x)
-
-
-def test_a_run_learns_from_labels_that_were_spread(tmp_path: Path) -> None:
-    config = TINY | {"pseudo_label_spreading": 0.99, "pseudo_label_share": 0.9}
-    experiment = runs.prepare(config, tmp_path / "run")
-    drawn = experiment.dataset.draw_labels(10, 0)
-    given = experiment.labels >= 0
-    np.testing.assert_array_equal(experiment.labels[drawn >= 0], drawn[drawn >= 0])
-    assert 890 <= given.sum() <= 910
-    truth = experiment.dataset.train_y
-    assert np.mean(experiment.labels[given] == truth[given]) > 0.9
-    summary = runs.train(experiment)
-    assert summary["num_pseudo_labelled"] == given.sum() - 10
-    card = describe(load_run(tmp_path / "run"), summary)
-    assert card["data"].endswith(f"10 labels, label seed 0; {given.sum() - 10} spread from them")
-    (tmp_path / "run" / "pseudo_labels.npy").rename(tmp_path / "labels.npy")
-    np.save(tmp_path / "run" / "pseudo_labels.npy", np.zeros(1000, np.int32))
-    assert not runs.prepare(config, tmp_path / "run").labels.any()  # as it was begun
-
-
-def test_what_a_run_says_is_spread_too(tmp_path: Path) -> None:
-    runs.train(runs.prepare(TINY, tmp_path / "teacher"))
-    config = TINY | {"pseudo_labels": str(tmp_path / "teacher")}
-    alone = runs.prepare(config, tmp_path / "alone")
-    both = runs.prepare(config | {"pseudo_label_spreading": 0.95}, tmp_path / "both")
-    errors = [np.mean(run.labels != run.dataset.train_y) for run in (alone, both)]
-    assert errors[1] < errors[0]  # a flow of few steps, and two clusters
-    with pytest.raises(ValueError, match="pseudo_label_spreading: expected"):
-        runs.prepare(config | {"pseudo_label_spreading": 1.0}, tmp_path / "bad")
