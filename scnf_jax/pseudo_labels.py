@@ -134,7 +134,7 @@ def add_pseudo_labels(
 def _posterior_of_run(
     source: Path, options: RunOptions, dataset: Dataset, labels: np.ndarray
 ) -> np.ndarray:
-    """``log p(y|x) [N, K]`` of the train objects, by a run that has been checked to fit."""
+    """``log p(y|x) [N, K]`` of the train objects, by that run; ValueError where it does not fit."""
     try:
         run = load_run(source)
     except (ValueError, CheckpointError) as error:
