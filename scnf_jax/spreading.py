@@ -10,6 +10,7 @@ from jax.scipy.ndimage import map_coordinates
 from scipy.sparse import csr_matrix, diags
 
 from scnf_jax.data import TrainObjects, take
+from scnf_jax.data.batches import joined, slices
 
 Array = jax.Array
 _BLOCK = 1000
@@ -36,7 +37,7 @@ def gradient_histograms(images: Array, num_levels: int = 256) -> Array:
       num_levels: how many there are.
 
     Returns:
-      float32 ``[N, D]``, rows of length 1, or of 0 where an image has one grey level alone.
+      float32 ``[N, D]``, rows of length 1; of 0 where an image is 0 everywhere.
 
     References:
       Dalal, Triggs 2005, "Histograms of Oriented Gradients for Human Detection", section 6;
@@ -53,7 +54,7 @@ def gradient_histograms(images: Array, num_levels: int = 256) -> Array:
     smooth = (_windows(height, height, _SMOOTHING), _windows(width, width, _SMOOTHING))
     planes = jnp.einsum("ri,nij,cj->nrc", smooth[0], planes, smooth[1])
     down, right = jnp.gradient(planes, axis=(1, 2))
-    votes = _votes(down, right) * _length(down, right)[..., None]
+    votes = _votes(down, right) * jnp.hypot(down, right)[..., None]
     rows, columns = min(height, _CELLS), min(width, _CELLS)
     cells = (
         _windows(rows, height, height / rows / 2),
@@ -62,10 +63,6 @@ def gradient_histograms(images: Array, num_levels: int = 256) -> Array:
     found = jnp.sqrt(jnp.einsum("ri,nijk,cj->nrck", cells[0], votes, cells[1]))
     found = found.reshape(len(found), -1)
     return found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), _SMALL)
-
-
-def _length(down: Array, right: Array) -> Array:
-    return jnp.sqrt(down**2 + right**2)
 
 
 def _votes(down: Array, right: Array) -> Array:
@@ -106,20 +103,21 @@ def nearest_neighbours(z: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]
     """
     points = jnp.asarray(z, jnp.float32)
     lengths = (points**2).sum(-1)
-
-    @jax.jit
-    def nearest(start: Array, block: Array) -> tuple[Array, Array]:
-        own = start + jnp.arange(len(block))
-        closeness = 2 * block @ points.T - (block**2).sum(-1)[:, None] - lengths
-        closeness = closeness.at[jnp.arange(len(block)), own].set(-jnp.inf)
-        values, rows = jax.lax.top_k(closeness, num)
-        return rows, jnp.maximum(-values, 0.0)
-
-    step = max(min(_BLOCK, _ENTRIES // len(points)), 1)
-    starts = range(0, len(points), step)
-    blocks = [nearest(jnp.array(start), points[start : start + step]) for start in starts]
-    rows, distances = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    size = max(min(_BLOCK, _ENTRIES // len(points)), 1)
+    parts = slices(len(points), size)
+    rows, distances = joined([_nearest(points, lengths, points[p], p.start, num) for p in parts])
     return rows, distances
+
+
+@partial(jax.jit, static_argnames="num")
+def _nearest(
+    points: Array, lengths: Array, block: Array, start: int, num: int
+) -> tuple[Array, Array]:
+    """Those of a block of the points, whose first has number ``start``."""
+    own = jnp.arange(len(block))
+    closeness = 2 * block @ points.T - (block**2).sum(-1)[:, None] - lengths
+    values, rows = jax.lax.top_k(closeness.at[own, start + own].set(-jnp.inf), num)
+    return rows, jnp.maximum(-values, 0.0)
 
 
 def neighbour_graph(z: np.ndarray, num_neighbours: int = 8) -> csr_matrix:
@@ -194,7 +192,7 @@ def features(x: TrainObjects, num_levels: int | None) -> np.ndarray:
 
     Of images their :func:`gradient_histograms`; of vectors (``num_levels`` None) themselves.
     """
-    parts = [take(x, slice(i, i + _BLOCK)) for i in range(0, x.shape[0], _BLOCK)]
-    if num_levels is not None:
-        parts = [np.asarray(gradient_histograms(part, num_levels)) for part in parts]
-    return np.concatenate(parts)
+    if num_levels is None:
+        return take(x, slice(None))
+    parts = [take(x, part) for part in slices(x.shape[0], _BLOCK)]
+    return joined([np.asarray(gradient_histograms(part, num_levels)) for part in parts])
