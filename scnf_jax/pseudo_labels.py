@@ -16,7 +16,7 @@ from scnf_jax.labels import kept_answers, seen_labels
 from scnf_jax.loading import load_run
 from scnf_jax.metrics import margins
 from scnf_jax.settings import RunOptions
-from scnf_jax.spreading import features, neighbour_graph, spread_labels
+from scnf_jax.spreading import nearest_objects, neighbour_graph, spread_labels
 
 _FILE = "pseudo_labels.npy"
 _SAW_THE_SAME = ("dataset", "num_labelled", "resolved_label_seed", "validation_size")
@@ -125,7 +125,7 @@ def add_pseudo_labels(
         belief = np.nan_to_num(np.exp(log_posterior))
         known = np.flatnonzero(labels >= 0)
         belief[known] = np.eye(dataset.num_classes)[labels[known]]
-        graph = neighbour_graph(features(dataset.train_x, dataset.num_levels))
+        graph = neighbour_graph(*nearest_objects(dataset.train_x, dataset.num_levels))
         log_posterior = spread_labels(graph, belief, alpha)
     pseudo = surest_labels(log_posterior, options.pseudo_label_share)
     return np.where(labels < 0, pseudo, labels)
