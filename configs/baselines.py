@@ -5,7 +5,8 @@
 METHOD is ``supervised_svc``, ``label_spreading`` or ``self_training_svc``; seconds on
 one core. On digits with 100 labels expect 7.4%, 6.0% and 5.4% error on average over label
 draws 0-4. Kernels and thresholds were chosen with label draws 5-9 on 300 held-out train
-scans (``--config.validation_size=300``).
+scans (``--config.validation_size=300``). ``--config.features=gradients`` compares images by
+histograms of their gradients instead of their pixels: far better on MNIST.
 """
 
 from ml_collections import ConfigDict
@@ -31,5 +32,6 @@ def get_config(method: str = "label_spreading") -> ConfigDict:
     config.seed = 0
     config.label_seed = placeholder(int)  # not given: that of config.seed
     config.label_file = placeholder(str)  # CSV of labels by hand; not given: none
+    config.features = "values"  # or, of images, "gradients"
     config.baseline = {"name": method, **METHODS[method]}
     return config

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from scnf_jax.data import load_dataset, take
+from scnf_jax.data import TrainObjects, load_dataset, take
 from scnf_jax.folders import Settings, check_same_run, claimed, write_json, write_settings
 from scnf_jax.labels import given_answers, keep_answers, seen_labels
-from scnf_jax.options import from_mapping, suggest
+from scnf_jax.options import check_choice, from_mapping, suggest
 from scnf_jax.parallel import usable_cores
 from scnf_jax.settings import LabelOptions
+from scnf_jax.spreading import histograms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,16 @@ class BaselineOptions(LabelOptions):
     Attributes:
       baseline: ``name``, one of ``supervised_svc``, ``label_spreading`` and
         ``self_training_svc``, and the classifier's settings.
+      features: what objects are told apart by: ``values``, grey levels from 0 to 1 or vectors as
+        they are, or ``gradients``, see :func:`~scnf_jax.spreading.gradient_histograms`.
     """
 
     baseline: dict[str, Any]
+    features: str = "values"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("features", self.features, ("values", "gradients"))
 
 
 def _supervised_svc(seed: int, **settings: Any) -> Any:
@@ -79,7 +87,7 @@ def run_baseline(
     options = from_mapping(BaselineOptions, config, "")
     plain = dataclasses.asdict(options)
     path = Path(folder).expanduser().absolute()
-    check_same_run(path, plain, dict)
+    check_same_run(path, plain, _with_defaults)
     settings = dict(options.baseline)
     name = settings.pop("name", None)
     if name not in METHODS:
@@ -91,16 +99,16 @@ def run_baseline(
     dataset = load_dataset(options.dataset, options.validation_size)
     answers = given_answers(options, dataset, path)
     labels = seen_labels(options, dataset, answers)
-    scale = (dataset.num_levels or 2) - 1
-    train_x = take(dataset.train_x, slice(None)).reshape(len(labels), -1) / scale
-    test_x = dataset.test_x.reshape(len(dataset.test_x), -1) / scale
     known = labels >= 0 if name == "supervised_svc" else np.ones(len(labels), bool)
     start = time.perf_counter()
+    train_x, test_x = (
+        _features(x, dataset.num_levels, options) for x in (dataset.train_x, dataset.test_x)
+    )
     # Objects that no label reaches have 0 / 0; scikit-learn takes them for the first class.
     with claimed(path), warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", FutureWarning)
         data = dataset.description
-        before = check_same_run(path, plain, dict, data)
+        before = check_same_run(path, plain, _with_defaults, data)
         classifier.fit(train_x[known], labels[known])  # first: scikit-learn checks settings here
         write_settings(path, Settings(plain, data, command or before))
         keep_answers(path, answers)
@@ -124,3 +132,18 @@ def run_baseline(
         }
         write_json(path / "summary.json", summary)
     return summary
+
+
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    return dataclasses.asdict(from_mapping(BaselineOptions, config, ""))
+
+
+def _features(x: TrainObjects, num_levels: int | None, options: BaselineOptions) -> np.ndarray:
+    """``[N, D]`` of objects as stored, by the setting of that name."""
+    if options.features == "values":
+        return take(x, slice(None)).reshape(x.shape[0], -1) / ((num_levels or 2) - 1)
+    if num_levels is None:
+        raise ValueError(
+            f"features: expected 'values' for vectors, as {options.dataset} has, got 'gradients'"
+        )
+    return histograms(x, num_levels)

@@ -193,12 +193,19 @@ def test_a_run_trains_evaluates_and_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error"),
-    # Of the first two, 16.0 and 8.4 without the objects that have no label.
-    [("label_spreading", 5.2), ("self_training_svc", 4.2), ("supervised_svc", 8.4)],
+    ("name", "features", "error"),
+    # On values, spreading has 16.0 and self-training 8.4 without the objects that have no label.
+    [
+        ("label_spreading", "values", 5.2),
+        ("label_spreading", "gradients", 1.4),
+        ("self_training_svc", "values", 4.2),
+        ("supervised_svc", "values", 8.4),
+    ],
 )
-def test_a_baseline_learns_and_writes_a_run_folder(name: str, error: float, tmp_path: Path) -> None:
-    config = get_config(name).to_dict() | {"label_seed": 2}
+def test_a_baseline_learns_and_writes_a_run_folder(
+    name: str, features: str, error: float, tmp_path: Path
+) -> None:
+    config = get_config(name).to_dict() | {"label_seed": 2, "features": features}
     summary = run_baseline(config, tmp_path / "run", "python train.py")
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert summary["test_error_percent"] == pytest.approx(error, abs=1.0)
@@ -210,6 +217,13 @@ def test_a_baseline_with_a_wrong_value_leaves_its_folder_free(tmp_path: Path) ->
     with pytest.raises(ValueError, match="'C' parameter"):
         run_baseline(config | {"baseline": {"name": "supervised_svc", "C": -1.0}}, tmp_path)
     assert run_baseline(config, tmp_path)["status"] == "finished"
+
+
+def test_vectors_have_no_gradients(tmp_path: Path) -> None:
+    config = {"dataset": "breast_cancer", "num_labelled": 20, "features": "gradients"}
+    with pytest.raises(ValueError, match="features: expected 'values' for vectors, as breast_can"):
+        run_baseline(config | {"baseline": {"name": "supervised_svc"}}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

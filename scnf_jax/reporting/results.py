@@ -13,6 +13,8 @@ from scnf_jax.folders import WEIGHTS, made, read_json, read_settings, write_json
 from scnf_jax.reporting import markdown
 from scnf_jax.reporting.log import read_metrics
 
+_LONGEST_NAME = 120  # file systems take 255 bytes
+
 
 class Row(NamedTuple):
     """One row of a table.
@@ -51,11 +53,18 @@ _BASELINES = [
     Row("label spreading", "configs/baselines.py:label_spreading"),
     Row("self-training SVC", "configs/baselines.py:self_training_svc"),
 ]
-_MNIST_BASELINES = [
-    row._replace(config=f"{row.config} --config.dataset=mnist") for row in _BASELINES[:2]
-]
-_OF_VECTORS = "--config.dataset=breast_cancer --config.num_labelled=20"
-_LONGEST_NAME = 120  # file systems take 255 bytes
+
+
+def _with(rows: Sequence[Row], settings: str, label: str = "") -> list[Row]:
+    return [Row(f"{row.label}{label}", f"{row.config} {settings}") for row in rows]
+
+
+def _of_images(rows: Sequence[Row]) -> list[Row]:
+    """Each on grey levels, and on histograms of gradients."""
+    others = _with(rows, "--config.features=gradients", ", histograms of gradients")
+    return [row for both in zip(rows, others, strict=True) for row in both]
+
+
 SECTIONS: dict[str, Sequence[Row]] = {
     "MNIST": [
         Row("this project's own", "configs/mnist.py"),
@@ -65,16 +74,16 @@ SECTIONS: dict[str, Sequence[Row]] = {
         *_seven("mnist_table", published=True),
         Row("network by consistency, no density", "configs/mnist.py:classifier"),
         Row("network on spread labels, no density", "configs/mnist.py:spread"),
-        *_MNIST_BASELINES,
+        *_of_images(_with(_BASELINES[:2], "--config.dataset=mnist")),
     ],
     "Digits": [
         Row("this project's own", "configs/digits.py"),
         *_seven("digits_table", published=False),
-        *_BASELINES,
+        *_of_images(_BASELINES),
     ],
     "Vectors": [
         Row("breast cancer, 30 features", "configs/vectors.py"),
-        *(row._replace(config=f"{row.config} {_OF_VECTORS}") for row in _BASELINES),
+        *_with(_BASELINES, "--config.dataset=breast_cancer --config.num_labelled=20"),
     ],
     "Toys": [Row("moons", "configs/moons.py"), Row("circles", "configs/circles.py")],
 }
