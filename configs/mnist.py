@@ -11,7 +11,7 @@ The first trains ``:classifier`` for 12 minutes on one core, and then a flow on 
 1.49% and 1.066, 1.39% and 1.074). ``:alone`` takes 55 minutes on two cores (draws 2 and 3: 1.90%
 and 1.595, 2.21% and 1.610), ``:small`` 37-46 on one (draws 0-3: 2.20, 2.37, 2.33, 2.30% and 1.7).
 ``:classifier`` and ``:spread`` have no density (draws 2-4: 1.15, 1.19 and 1.09%, and in half as
-many steps 1.02, 1.16 and 1.38%).
+many steps 0.85, 0.85 and 1.83%).
 """
 
 from ml_collections import ConfigDict
