@@ -139,6 +139,7 @@ def deformation_distances(planes: Array, others: Array) -> Array:
       [0.0, 18.0]
     """
     context = ((1, 1), (1, 1), (0, 0))
+    side = 2 * _REACH + 1
     # Pairs are last, so that they lie side by side in memory.
     ours, theirs = (
         jnp.stack(jnp.gradient(jnp.moveaxis(each, 0, -1), axis=(0, 1)), axis=2)
@@ -147,14 +148,14 @@ def deformation_distances(planes: Array, others: Array) -> Array:
     theirs = jnp.pad(theirs, ((_REACH, _REACH), (_REACH, _REACH), (0, 0), (0, 0)))
 
     def least(shift: Array, found: Array) -> Array:
-        start = (shift // (2 * _REACH + 1), shift % (2 * _REACH + 1), 0, 0)
-        moved = jax.lax.dynamic_slice(theirs, start, ours.shape)
+        corner = (shift // side, shift % side, 0, 0)
+        moved = jax.lax.dynamic_slice(theirs, corner, ours.shape)
         apart = jnp.pad(((ours - moved) ** 2).sum(2), context)
         apart = apart[:-2] + apart[1:-1] + apart[2:]
         return jnp.minimum(found, apart[:, :-2] + apart[:, 1:-1] + apart[:, 2:])
 
     start = jnp.full_like(ours[:, :, 0], jnp.inf)
-    return jax.lax.fori_loop(0, (2 * _REACH + 1) ** 2, least, start).sum((0, 1))
+    return jax.lax.fori_loop(0, side**2, least, start).sum((0, 1))
 
 
 def nearest_points(z: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -119,6 +119,14 @@ def test_a_gradient_votes_for_the_two_nearest_directions() -> None:
     np.testing.assert_allclose(votes, expected, atol=1e-5)
 
 
+def test_histograms_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.RandomState(0).randint(0, 17, (10, 8, 8, 1)).astype(np.uint8)
+    whole = histograms(images, 17)
+    assert whole.shape == (10, 7 * 7 * 8)
+    monkeypatch.setattr(spreading, "_BLOCK", 3)
+    np.testing.assert_allclose(histograms(images, 17), whole, atol=1e-5)
+
+
 def _deformation(a: np.ndarray, b: np.ndarray) -> float:
     """By loops over pixels, shifts and their context."""
     (da, db), (height, width) = (np.stack(np.gradient(each)) for each in (a, b)), a.shape
