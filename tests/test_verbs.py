@@ -357,10 +357,14 @@ def test_a_report_holds_everything(
         (tmp_path / "runs" / f"a stranger's {number}" / "summary.json").write_text(text)
     (tmp_path / "runs" / "other").mkdir()
     (tmp_path / "runs" / "other" / "summary.json").write_text(json.dumps(baseline))
+    (tmp_path / "runs" / "another").mkdir()
+    baseline["config"] |= {"features": "gradients"}
+    (tmp_path / "runs" / "another" / "summary.json").write_text(json.dumps(baseline))
     said = say(capsys, "report", folder, "--max-objects=120")
     page = (folder / "report.html").read_text()
     assert "report.html" in said
-    assert "label spreading" in page
+    assert "label spreading<" in page
+    assert "label spreading, histograms of gradients<" in page
     assert "12.25%" in page
     assert page.count("data:image/png;base64,") >= 10
     assert "http" not in page.replace("https://arxiv.org", "")

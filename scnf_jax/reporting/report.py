@@ -190,6 +190,8 @@ def _baselines(engine: Engine, summary: Mapping[str, Any]) -> str:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # of a stranger's file
             other = read_json(path)
             name = other["config"]["baseline"]["name"].replace("_", " ")
+            if other["config"].get("features") == "gradients":
+                name += ", histograms of gradients"
             if other["config"]["validation_size"] == options.validation_size and all(
                 other.get(key) == summary.get(key) for key in same
             ):
