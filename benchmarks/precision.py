@@ -13,7 +13,7 @@ from scnf_jax.training import make_data, usable_params
 
 TITLE = "Conditioners in bfloat16"
 ABOUT = """\
-The digits config, shortened, with its conditioners' products in float32 and in bfloat16
+`configs/digits.py:alone`, shortened, with its conditioners' products in float32 and in bfloat16
 (`--config.model.dtype=bfloat16`); x, log-dets, parameters and the optimiser stay in float32. Same
 rows, same noise. Bits/dim and error are of 500 scans held out of the train set."""
 STEPS = 400
@@ -37,7 +37,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def _train(dtype: str, dataset: Dataset) -> tuple[Callable[[], Any], dict[str, Any]]:
-    config = config_of("digits")
+    config = config_of("digits:alone")
     options = parse_config(
         {
             **config,
