@@ -8,11 +8,11 @@ from benchmarks import measure
 TITLE = "Time to the first step"
 ABOUT = """\
 From the settings to the end of the first step, in a process of its own after jax has started:
-loading the data, compiling and running the start, compiling and running a step. Labels that are
-spread or another run's come before. Depth counts flow steps of the digits config's body and head;
-layers of a `repeat` are one loop, so compile time does not grow with them (`unroll=1`; the configs
-unroll 4 or 8). With `JAX_COMPILATION_CACHE_DIR` a second process of the same config takes its
-programs from there, also under another seed."""
+loading the data, compiling and running the start, compiling and running a step. Spreading labels,
+or another run that gives them, comes before and is not counted. Depth counts flow steps of the
+digits config's body and head; layers of a `repeat` are one loop, so compile time does not grow with
+them (`unroll=1`; the configs unroll 4 or 8). With `JAX_COMPILATION_CACHE_DIR` a second process of
+the same config takes its programs from there, also under another seed."""
 
 CONFIGS = (
     "moons", "digits", "mnist", "mnist:alone", "mnist:small", "mnist_table:glow_sgd",

@@ -2,10 +2,10 @@
 
     python train.py --config=configs/digits.py
 
-The labels are first spread over nearest neighbours, in seconds; then a flow learns from all of them,
-5 minutes on one core, start and figures included. Expect 1.0-3.2% error on 500 test scans, 1.9% on
-average over label draws 0-4, and 2.07 bits/dim; the same settings on other threads may differ by
-half a percent.
+The labels are first spread over nearest neighbours, in seconds; then a flow learns from all of
+them, for 3 to 10 minutes on one core. Expect 1.0-3.2% error on 500 test scans, 1.9% on average over
+label draws 0-4, and 2.07 bits/dim; the same settings on other threads may differ by half a percent
+and more.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ def get_config(mode: str = "full") -> ConfigDict:
 
     ``:alone`` learns from the labels that were drawn, with none spread to other scans: take it for
     images whose class their nearest neighbours do not show.
-    ``:tiny`` is 20 steps of a small flow, as a check.
+    ``:tiny`` is that for 20 steps of a small flow, as a check.
     """
     config = ConfigDict()
     config.dataset = "digits"
@@ -80,7 +80,7 @@ def get_config(mode: str = "full") -> ConfigDict:
 
 
 def _learn_alone(config: ConfigDict) -> None:
-    """From few labels, which have to weigh more then."""
+    """From the labels that were drawn, whose terms have to weigh more where they are few."""
     config.pseudo_label_spreading = 0.0
     config.steps = 1200
     config.checkpoint_every = 400

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import train
-from configs import mnist
+from configs import digits, mnist
 from scnf_jax import folders, pseudo_labels, runs
-from scnf_jax.data import Dataset
+from scnf_jax.data import Dataset, load_dataset
 from scnf_jax.inference import Scores
 from scnf_jax.loading import LoadedRun, load_run
 from scnf_jax.pseudo_labels import surest_labels
@@ -165,6 +165,15 @@ def test_a_label_is_what_the_image_and_its_four_moves_say_together(
     if shift:
         alone = np.argmax(says[0], -1), np.argmax(np.mean(np.exp(says), 0), -1)
         assert all((label != together)[known < 0].any() for label in alone)
+
+
+def test_neighbours_know_nearly_all_labels_of_the_digits_config(tmp_path: Path) -> None:
+    options = parse_config(digits.get_config().to_dict())
+    dataset = load_dataset("digits", validation_size=1000)
+    known = dataset.draw_labels(options.num_labelled, 5)
+    labels = pseudo_labels.add_pseudo_labels(options, tmp_path, dataset, known)
+    np.testing.assert_array_equal(labels[known >= 0], known[known >= 0])
+    assert np.mean(labels[known < 0] != dataset.train_y[known < 0]) < 0.06
 
 
 def test_a_resumed_run_keeps_its_labels(

@@ -47,7 +47,7 @@ def plot_curves(path: Path, records: Sequence[Mapping[str, Any]], discrete: bool
     if axes[0].lines:
         axes[0].legend()
     axes[1].set(xlabel="step", ylabel="error, %", title="test error")
-    axes[1].set_ylim(0.0, 1.05 * max(errors, default=0.0) or 1.0)
+    axes[1].set_ylim(0.0, 1.05 * max(errors, default=0.0) or None)
     save(figure, path)
 
 
