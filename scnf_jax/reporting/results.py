@@ -302,9 +302,9 @@ def render(records: Iterable[Mapping[str, Any]]) -> str:
         "al. published for MNIST, not measured here; M1+M2 has a bound on re-binarised pixels, no",
         "density. Where notes name a folder or file in `runs/`, it has to be there first, by the",
         "commands of the README and of EXPERIMENTS.md; where they name `:MODE`, the command trains",
-        "that mode of its config file first, in time that is not counted. Cores are those that a",
-        "run might use; older records have those of the machine, of which `mnist.py:small` used",
-        "one.",
+        "that mode of its config file first. The time of that is not counted, nor is that of",
+        "spreading labels. Cores are those that a run might use; older records have those of the",
+        "machine, of which `mnist.py:small` used one.",
     ]
     for title, rows in SECTIONS.items():
         lines += ["", f"## {title}", "", markdown.row(_HEADER), "|" + "---|" * len(_HEADER)]
