@@ -20,8 +20,7 @@ _CELLS = 7  # an axis
 _SMALLEST = 28  # pixels
 _SMOOTHING = 0.7  # pixels
 _CANDIDATES = 30  # by histograms, of which those nearest by deformation are taken
-_PAIRS = 120  # at a time, few enough for the cache of a CPU
-_PAIRS_ELSEWHERE = 12_000
+_PAIRS = 480  # at a time, few enough for the cache of a CPU
 _REACH = 2  # pixels
 _SCALE_OF = 7  # the neighbour half of whose distance is an object's scale
 _SMALL = 1e-6
@@ -211,8 +210,7 @@ def nearest_images(
     candidates, _ = nearest_points(histograms(images, num_levels), min(_CANDIDATES, size - 1))
     stored = (take(images, part) for part in slices(size, _BLOCK))
     planes = jnp.concatenate([upright_planes(part, num_levels) for part in stored])
-    pairs = _PAIRS if jax.default_backend() == "cpu" else _PAIRS_ELSEWHERE
-    parts = slices(size, max(pairs // candidates.shape[1], 1))
+    parts = slices(size, max(_PAIRS // candidates.shape[1], 1))
     distances = joined([_of_candidates(planes, planes[p], candidates[p]) for p in parts])
     order = np.argsort(distances, -1, kind="stable")[:, :num]
     return np.take_along_axis(candidates, order, -1), np.take_along_axis(distances, order, -1)

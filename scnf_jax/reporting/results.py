@@ -78,7 +78,7 @@ SECTIONS: dict[str, Sequence[Row]] = {
     ],
     "Digits": [
         Row("this project's own", "configs/digits.py"),
-        Row("this project's own, one flow alone", "configs/digits.py:alone"),
+        Row("this project's own, labels not spread", "configs/digits.py:alone"),
         *_seven("digits_table", published=False),
         *_of_images(_BASELINES),
     ],
