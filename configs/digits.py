@@ -3,9 +3,9 @@
     python train.py --config=configs/digits.py
 
 The labels are first spread over nearest neighbours, in seconds; then a flow learns from all of
-them, for 3 to 10 minutes on one core. Expect 1.0-3.2% error on 500 test scans, 1.9% on average over
-label draws 0-4, and 2.07 bits/dim; the same settings on other threads may differ by half a percent
-and more.
+them, for 6 to 11 minutes on one slow core. Expect 1.0-3.2% error on 500 test scans, 1.9% on average
+over label draws 0-4, and 2.07 bits/dim; the same settings on other threads may differ by half a
+percent and more (draw 0: 2.0 on one core, 2.2 on two).
 """
 
 from ml_collections import ConfigDict
