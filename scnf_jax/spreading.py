@@ -2,15 +2,18 @@
 
 import math
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
-from scipy.sparse import csr_matrix, diags
 
 from scnf_jax.data import TrainObjects, take
 from scnf_jax.data.batches import joined, slices
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Array = jax.Array
 _BLOCK = 1000
@@ -242,7 +245,7 @@ def nearest_objects(
     return nearest_images(x, num, num_levels)
 
 
-def neighbour_graph(rows: np.ndarray, distances: np.ndarray) -> csr_matrix:
+def neighbour_graph(rows: np.ndarray, distances: np.ndarray) -> "csr_matrix":
     r"""A graph of nearest neighbours, each distance measured by what is usual there.
 
     Objects i and j, one of which is among the nearest of the other, are joined by
@@ -261,6 +264,8 @@ def neighbour_graph(rows: np.ndarray, distances: np.ndarray) -> csr_matrix:
     References:
       Zelnik-Manor, Perona 2004, "Self-Tuning Spectral Clustering", section 2 (the scales)
     """
+    from scipy.sparse import csr_matrix, diags
+
     size, num = rows.shape
     scale = np.sqrt(distances[:, min(_SCALE_OF, num) - 1]) / 2
     scales = np.maximum(scale[:, None] * scale[rows], np.finfo(np.float32).tiny)
@@ -274,7 +279,7 @@ def neighbour_graph(rows: np.ndarray, distances: np.ndarray) -> csr_matrix:
 
 
 def spread_labels(
-    graph: csr_matrix, belief: np.ndarray, alpha: float = 0.99, tolerance: float = 0.02
+    graph: "csr_matrix", belief: np.ndarray, alpha: float = 0.99, tolerance: float = 0.02
 ) -> np.ndarray:
     r"""Label spreading: what is believed of some objects, along a graph.
 
