@@ -40,6 +40,8 @@ TINY: dict[str, Any] = {
     "optimizer": {"ema_decay": 0.9},
 }
 DATA = {"event_shape": [2], "num_classes": 2, "num_levels": None}
+# A model that compiles fast.
+SMALL = ("--config=configs/moons.py:tiny", "--config.model.coupling=affine")
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -336,7 +338,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path: Path) -> None:
         "train.app.run(train.main, flags_parser=train.parse_flags)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "--config=configs/moons.py:tiny", f"--workdir={tmp_path}"],
+        [sys.executable, "-c", program, f"--workdir={tmp_path}", *SMALL],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -495,8 +497,9 @@ def test_a_mode_of_the_config_file_goes_first(tmp_path: Path) -> None:
 def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals, first: str) -> None:
     """Also while the run trains whose labels this one learns from."""
     run = tmp_path / "run" / first
-    arguments = ["--config=configs/moons.py", f"--workdir={tmp_path}/run",
-                 "--config.model.steps=1", "--config.steps_per_call=10"]  # fmt: skip
+    arguments = [*SMALL, f"--workdir={tmp_path}/run", "--config.steps=100000",
+                 "--config.steps_per_call=10", "--config.eval_every=1000",
+                 "--config.checkpoint_every=100000"]  # fmt: skip
     if first:
         arguments.append(f"--config.pseudo_labels={{workdir}}/{first}")
     process = subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT,
