@@ -21,6 +21,9 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones stop 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+# Flags of a run on points whose model compiles fast.
+POINTS = ("--config=configs/moons.py:tiny", "--config.model.coupling=affine")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _free_programs() -> Iterator[None]:

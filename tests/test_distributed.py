@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import scnf_jax
+from tests.conftest import POINTS
 
 ROOT = Path(__file__).parents[1]
 DIGITS = (
@@ -22,9 +23,8 @@ DIGITS = (
     "--config.eval_every=10",
     "--config.checkpoint_every=10",
 )
-POINTS = (
-    "--config=configs/moons.py:tiny",
-    "--config.model.coupling=affine",
+ENDLESS = (
+    *POINTS,
     "--config.steps=100000",
     "--config.steps_per_call=50",
     "--config.eval_every=1000",
@@ -89,7 +89,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_lost_process_ends_the_job_and_the_same_command_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first, second = job(folder, *POINTS)
+    first, second = job(folder, *ENDLESS)
     deadline = time.monotonic() + 240
     while not (folder / "checkpoints" / "50").exists():
         assert first.poll() is None, first.communicate()[1]
@@ -102,7 +102,7 @@ def test_a_lost_process_ends_the_job_and_the_same_command_resumes(tmp_path: Path
     assert time.monotonic() - lost < 60
     assert first.returncode == 1, err
     assert "another one is gone; start all of them again to resume" in err
-    resumed = job(folder, *POINTS)
+    resumed = job(folder, *ENDLESS)
     lines = []
     assert resumed[0].stderr is not None
     while not lines or "from step" not in lines[-1]:

@@ -22,7 +22,7 @@ from scnf_jax.baselines import run_baseline
 from scnf_jax.models import with_defaults
 from scnf_jax.reporting import figures
 from scnf_jax.reporting.log import read_metrics
-from tests.conftest import stopped_at
+from tests.conftest import POINTS, stopped_at
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("train", "test")
@@ -40,8 +40,6 @@ TINY: dict[str, Any] = {
     "optimizer": {"ema_decay": 0.9},
 }
 DATA = {"event_shape": [2], "num_classes": 2, "num_levels": None}
-# A model that compiles fast.
-SMALL = ("--config=configs/moons.py:tiny", "--config.model.coupling=affine")
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -338,7 +336,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path: Path) -> None:
         "train.app.run(train.main, flags_parser=train.parse_flags)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, f"--workdir={tmp_path}", *SMALL],
+        [sys.executable, "-c", program, f"--workdir={tmp_path}", *POINTS],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -495,7 +493,7 @@ def test_a_mode_of_the_config_file_goes_first(tmp_path: Path) -> None:
 def test_signals_save_and_resume(tmp_path: Path, number: signal.Signals, first: str) -> None:
     """Also while the run trains whose labels this one learns from."""
     run = tmp_path / "run" / first
-    arguments = [*SMALL, f"--workdir={tmp_path}/run", "--config.steps=100000",
+    arguments = [*POINTS, f"--workdir={tmp_path}/run", "--config.steps=100000",
                  "--config.steps_per_call=10", "--config.eval_every=1000",
                  "--config.checkpoint_every=100000"]  # fmt: skip
     if first:
